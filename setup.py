@@ -1,0 +1,45 @@
+"Builds the package from settings.ini, which holds the metadata and requirements; pyproject.toml declares those fields dynamic."
+import re, shutil
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+parser = ConfigParser(delimiters=["="], interpolation=None)
+parser.read(ROOT/"settings.ini", encoding="utf-8")
+settings = parser["DEFAULT"]
+NAME = settings["name"]
+
+def lines(key):
+    "The non-empty lines of a setting."
+    return [line for line in settings[key].splitlines() if line.strip()]
+
+class BuildWithLessons(build_py):
+    "Puts the lessons into the package, so that an installed wheel can run them."
+    def run(self):
+        super().run()
+        if self.editable_mode: return  # the checkout's own nbs/lessons are used
+        folder = Path(self.build_lib)/NAME/"lessons"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for lesson in sorted((ROOT/"nbs"/"lessons").glob("*.ipynb")): shutil.copy(lesson, folder)
+
+readme = ROOT/"README.md"
+setup(
+    version=re.search(r'^__version__ = "(.+)"', (ROOT/NAME/"__init__.py").read_text(encoding="utf-8"), re.M)[1],
+    description=settings["description"],
+    long_description=readme.read_text(encoding="utf-8") if readme.is_file() else settings["description"],
+    long_description_content_type="text/markdown",
+    author=settings["author"],
+    license=settings["license"],
+    keywords=settings["keywords"],
+    classifiers=lines("classifiers"),
+    packages=[NAME],
+    package_data={NAME: ["assets/*"]},
+    install_requires=lines("requirements"),
+    extras_require={"dev": lines("dev_requirements"), "docs": lines("docs_requirements")},
+    entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{NAME} = {NAME}._modidx:d"]},
+    cmdclass={"build_py": BuildWithLessons},
+)
