@@ -33,7 +33,7 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.is_file() else settings["description"],
     long_description_content_type="text/markdown",
     author=settings["author"],
-    license=settings["license"],
+    license_expression=settings["license"],
     keywords=settings["keywords"],
     classifiers=lines("classifiers"),
     packages=[NAME],

@@ -9,14 +9,14 @@ __all__ = ['KINDS', 'COLOURS', 'SHAPES', 'SIZES', 'TEXTURES', 'BACKGROUNDS', 'CA
            'Video', 'random_video', 'timestamp', 'encode_video', 'draw_up', 'make_world', 'make_world_for',
            'load_truth', 'relevance']
 
-# %% ../nbs/library/world.ipynb #15a41a0c
+# %% ../nbs/library/world.ipynb #0e7daece
 import json, math, random, subprocess
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .core import UserError, atomic_path, atomic_write, data_dir, file_sha256, find_ffmpeg, stable_seed
 

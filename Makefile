@@ -1,0 +1,46 @@
+# `make reproduce` and `make test` need Python, make and git; everything else is installed into .venv on the first call.
+PYTHON  ?= python3
+PROFILE ?= mini
+BIN     := .venv/bin
+READY   := .venv/installed
+MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
+empty :=
+space := $(empty) $(empty)
+comma := ,
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test report notebooks docs wheel clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+reproduce: $(READY) ## the whole study: five lessons, tables and figures (PROFILE=mini)
+	@$(BIN)/frames-matter reproduce --profile $(PROFILE)
+
+test: $(READY) ## everything that is tested, as in CI
+	@$(BIN)/python tests/all.py
+
+report: $(READY) ## fill tables, figures and README.md from results/ (PROFILE=mini)
+	@$(BIN)/frames-matter report --profile $(PROFILE)
+
+notebooks: $(READY) ## run every notebook in place, keep the outputs, clean; then export
+	@FRAMES_MATTER_PROFILE=$(PROFILE) $(BIN)/nbdev-test --n-workers 1 --cell-timeout 0 --do-print --save
+	@$(BIN)/nbdev-export && $(BIN)/nbdev-clean
+
+docs: $(READY) ## the site, into _docs/
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v quarto >/dev/null || $(BIN)/python -m pip install --quiet -e '.[docs]' -c constraints.txt; nbdev-docs
+
+wheel: $(READY) ## the package, into dist/
+	@$(BIN)/python -m build --outdir dist .
+
+clean: ## remove what was built; data/, results/ and .venv stay
+	rm -rf build dist *.egg-info _proc _docs .pytest_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+setup: $(READY) ## install into .venv
+$(READY): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < ($(subst .,$(comma)$(space),$(MIN_PYTHON))))' || \
+	  { echo "Python $(MIN_PYTHON) or newer is needed; name one with 'make PYTHON=python3.12 ...'." >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making .venv and installing into it (once; minutes)"; $(PYTHON) -m venv --clear .venv; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@

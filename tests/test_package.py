@@ -1,0 +1,99 @@
+"The package as a whole: one place for each fact, cheap imports, dependencies that point downwards."
+import ast, configparser, re, subprocess, sys
+from importlib import metadata
+
+import pytest
+
+try: import tomllib
+except ModuleNotFoundError: import tomli as tomllib
+
+NOTEBOOK_TOOLS = "nbdev papermill IPython ipykernel nbformat nbclient jupyter_client execnb fastcore".split()
+
+@pytest.fixture(scope="module")
+def settings(root):
+    parser = configparser.ConfigParser(delimiters=["="], interpolation=None)
+    parser.read(root/"settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+@pytest.fixture(scope="module")
+def pyproject(root): return tomllib.loads((root/"pyproject.toml").read_text(encoding="utf-8"))
+
+def lines(text): return [line.strip() for line in text.splitlines() if line.strip()]
+
+def python(code, cwd=None): return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+
+def test_name_and_lowest_python_agree(settings, pyproject):
+    assert pyproject["project"]["name"] == settings["name"]
+    assert pyproject["project"]["requires-python"] == f">={settings['min_python']}"
+
+def test_no_other_fact_stands_in_both(settings, pyproject):
+    assert set(pyproject["project"]) == {"name", "requires-python", "dynamic"}
+    assert "setuptools" not in pyproject["tool"]
+    stray = set(pyproject["tool"]["nbdev"]) & set(settings)
+    assert not stray
+
+def test_dynamic_fields_cover_what_setup_gives(root, pyproject):
+    declared = set(pyproject["project"]["dynamic"])
+    assert declared >= {"version", "description", "dependencies", "optional-dependencies", "scripts"}
+
+def test_version_stands_once(root, settings):
+    version = re.search(r'^__version__ = "(.+)"', (root/"frames_matter"/"__init__.py").read_text(), re.M)[1]
+    import frames_matter
+    assert frames_matter.__version__ == metadata.version(settings["name"]) == version
+    for name in ("settings.ini", "setup.py", "pyproject.toml"):
+        assert not re.search(r"version\s*=\s*[\"']?\d+\.\d+\.\d+", (root/name).read_text()), name
+
+def test_requirements_are_ranges_and_pins_are_constraints(root, settings):
+    requirements = lines(settings["requirements"])
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+(,<[\d.]+)?", r) for r in requirements), requirements
+    pins = re.findall(r"^([\w-]+)==", (root/"constraints.txt").read_text(), re.M)
+    assert {"nbdev", "fastcore", "execnb", "torch"} <= set(pins)
+    names = {re.split(r"[><=]", r)[0] for r in requirements}
+    assert {"nbdev", "torch", "decord2", "yt-dlp", "ffmpeg-python", "matplotlib", "pandas", "huggingface_hub", "papermill"} <= names
+
+def test_both_console_scripts_are_installed(settings):
+    names = {e.name for e in metadata.distribution(settings["name"]).entry_points if e.group == "console_scripts"}
+    assert names == {"frames-matter", "nbdev_test"}
+
+def test_import_is_cheap(tmp_path):
+    heavy = NOTEBOOK_TOOLS + ["torch", "pandas", "matplotlib", "scipy"]
+    done = python(f"import sys, frames_matter, frames_matter.cli; print([m for m in {heavy} if m in sys.modules])", tmp_path)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+def test_help_needs_no_notebook_tools(tmp_path):
+    block = f"import sys; sys.modules.update(dict.fromkeys({NOTEBOOK_TOOLS + ['torch', 'pandas']}))"
+    done = python(f"{block}\nimport frames_matter\nfrom frames_matter.cli import run_command\nsys.exit(run_command(['--help']))", tmp_path)
+    assert done.returncode == 0 and "reproduce" in done.stdout, done.stderr
+
+def test_report_needs_no_torch(tmp_path):
+    done = python("import sys; sys.modules['torch'] = None; import frames_matter.report", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+# --- the source ---
+
+LAYERS = [{"core"}, {"world", "loopback", "losses", "attention", "fusion", "sampling", "gap", "retrieval"}, {"frames", "viclip"},
+          {"dataset", "training", "pretrain"}, {"experiment"}, {"report", "reproduce"}, {"cli"}]
+
+def sources(root): return {p.stem: p.read_text(encoding="utf-8") for p in sorted((root/"frames_matter").glob("*.py")) if not p.stem.startswith("_")}
+
+def siblings(source):
+    "The package's modules that a module imports, anywhere in it."
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.level == 1 or (node.module or "").startswith("frames_matter")):
+            module = (node.module or "").removeprefix("frames_matter").strip(".")
+            yield from [module] if module else [a.name for a in node.names if not a.name.startswith("__")]
+
+def test_imports_point_downwards(root):
+    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    found = sources(root)
+    assert set(found) <= set(rank), f"give {set(found) - set(rank)} a layer"
+    upward = [f"{a} -> {b}" for a, source in found.items() for b in siblings(source) if rank[b] >= rank[a]]
+    assert not upward
+
+def test_source_is_of_the_lowest_python(root, settings):
+    version = tuple(map(int, settings["min_python"].split(".")))
+    for name, source in sources(root).items(): ast.parse(source, filename=name, feature_version=version)
+
+def test_no_star_imports(root):
+    stars = [name for name, s in sources(root).items() for n in ast.walk(ast.parse(s)) if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
+    assert not stars
