@@ -17,10 +17,11 @@ from torch.nn.functional import interpolate
 from .core import UserError, choose
 from .sampling import SAMPLERS, sample_indices
 
-# %% ../nbs/lessons/01_dataset.ipynb #f3555628
-def _open(path):
+# %% ../nbs/lessons/01_dataset.ipynb #18075de5
+def _open(path): # a decord.VideoReader
     "A decoder of a video file, or a `UserError` that says it is not one."
     if not Path(path).is_file(): raise UserError(f"No video at {path}.")
+    decord.logging.set_level(decord.logging.QUIET) # what is wrong is raised, not printed
     try: reader = decord.VideoReader(str(path), num_threads=1)
     except (DECORDError, RuntimeError) as e: raise UserError(f"{path} cannot be opened as video; fetch it again or leave it out.") from e
     if not len(reader): raise UserError(f"{path} holds no frames; fetch it again or leave it out.")
