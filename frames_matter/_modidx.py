@@ -468,6 +468,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'frames_matter/viclip.py'),
                                       'frames_matter.viclip.VisionTower.forward': ( 'lessons/baseline.html#visiontower.forward',
                                                                                     'frames_matter/viclip.py'),
+                                      'frames_matter.viclip.VisionTower.patches': ( 'lessons/baseline.html#visiontower.patches',
+                                                                                    'frames_matter/viclip.py'),
                                       'frames_matter.viclip.VisionTower.time_positions': ( 'lessons/baseline.html#visiontower.time_positions',
                                                                                            'frames_matter/viclip.py'),
                                       'frames_matter.viclip._byte_letters': ( 'lessons/baseline.html#_byte_letters',

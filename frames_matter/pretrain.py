@@ -23,22 +23,22 @@ from .losses import infonce
 from .viclip import ViCLIP, ViCLIPConfig, clip_tokenizer, preprocess, save_viclip
 from .world import BACKGROUNDS, COLOURS, DIRECTIONS, KINDS, NUMBERS, SHAPES, SIZES, TEXTURES, _spawn, caption, flip, random_scene, render
 
-# %% ../nbs/library/pretrain.ipynb #7d8b0a14
+# %% ../nbs/library/pretrain.ipynb #9c10fbb8
 @dataclass(frozen=True)
 class Pretraining:
     "How viclip-nano is made."
     seed: int = 7            # of everything
     n_scenes: int = 6000     # scenes of the slice; each comes with its foil
-    steps: int = 700         # optimizer steps
+    steps: int = 1500        # optimizer steps
     scenes_a_step: int = 32  # each with its foil: 64 pairs a batch
-    learning_rate: float = 8e-4
+    learning_rate: float = 6e-4
     weight_decay: float = 0.05
     warmup: int = 60         # steps of rising learning rate, before it falls as a cosine
     mask_ratio: float = 0.3  # of the patch tokens, most steps
     sparse_every: int = 10   # every tenth step masks nine tenths, as ViCLIP's own pretraining did all the time
     foil_weight: float = 1.0 # of the loss that asks only: this caption or its foil? this clip or its foil's?
     facts_weight: float = 1.0 # of the loss that asks both towers' features for the scene's facts
-    temporal_weight: float = 2.5 # how much more often a step draws scenes of direction and order than of other kinds
+    temporal_weight: float = 8.0 # how much more often a step draws scenes of direction and order than of other kinds
     terse: float = 0.75      # share of terse captions
     temporal_std: float = 0.2 # start of the temporal positions: ten times the usual, so that frames differ from the first step
 

@@ -38,7 +38,7 @@ class ViCLIPConfig:
     text_heads: int = 12
     text_layers: int = 12
 
-# %% ../nbs/lessons/02_baseline.ipynb #bc5e79e4
+# %% ../nbs/lessons/02_baseline.ipynb #79d18ccb
 class Attention(nn.Module):
     "Multi-head self-attention with one projection for queries, keys and values."
     def __init__(self, width, heads):
@@ -48,10 +48,12 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3*width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x, causal=False): # (B, N, W)
+    def forward(self, x, causal=False, first=None): # (B, N, W) -> (B, first or N, W)
         B, N, W = x.shape
-        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).view(B, N, 3, self.heads, W//self.heads).permute(2, 0, 3, 1, 4) # 3 x (B, h, N, W/h)
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).reshape(B, N, W))
+        n, h, weight, bias = first or N, self.heads, self.in_proj_weight, self.in_proj_bias
+        q = F.linear(x[:, :n], weight[:W], bias[:W]).view(B, n, h, W//h).transpose(1, 2)                    # (B, h, n, W/h)
+        k, v = F.linear(x, weight[W:], bias[W:]).view(B, N, 2, h, W//h).permute(2, 0, 3, 1, 4)              # 2 x (B, h, N, W/h)
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).reshape(B, n, W))
 
 class MLP(nn.Module):
     "Two layers with CLIP's quick GELU between."
@@ -60,8 +62,7 @@ class MLP(nn.Module):
         self.c_fc, self.c_proj = nn.Linear(width, 4*width), nn.Linear(4*width, width)
 
     def forward(self, x):
-        x = self.c_fc(x)
-        return self.c_proj(x*torch.sigmoid(1.702*x))
+        return self.c_proj(F.silu(1.702*self.c_fc(x))/1.702)           # x*sigmoid(1.702 x)
 
 class Block(nn.Module):
     "A pre-norm transformer layer; in training, its branches are left out for a share `drop_path` of the clips."
@@ -71,8 +72,8 @@ class Block(nn.Module):
         narrow = width**-0.5*(2*layers)**-0.5
         for weight, std in ((self.attn.out_proj.weight, narrow), (self.mlp.c_fc.weight, (2*width)**-0.5), (self.mlp.c_proj.weight, narrow)): nn.init.normal_(weight, std=std)
 
-    def forward(self, x, causal=False):
-        x = x + self._drop(self.attn(self.ln_1(x), causal))
+    def forward(self, x, causal=False, first=None):
+        x = x[:, :first] + self._drop(self.attn(self.ln_1(x), causal, first))
         return x + self._drop(self.mlp(self.ln_2(x)))
 
     def _drop(self, branch):
@@ -86,11 +87,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, heads, layers, drop_path*i/max(1, layers - 1)) for i in range(layers))
 
-    def forward(self, x, causal=False):
-        for block in self.resblocks: x = block(x, causal)
-        return x
+    def forward(self, x, causal=False, first=None): # the last block is computed for the first tokens alone, where only they are wanted
+        *blocks, last = self.resblocks
+        for block in blocks: x = block(x, causal)
+        return last(x, causal, first)
 
-# %% ../nbs/lessons/02_baseline.ipynb #f4229837
+# %% ../nbs/lessons/02_baseline.ipynb #d02ae81c
 class VisionTower(nn.Module):
     "Frames to one vector: every patch of every frame in one joint attention, with one class token for the clip."
     def __init__(self, config, drop_path):
@@ -112,21 +114,25 @@ class VisionTower(nn.Module):
         elif T != positions.shape[1]: positions = F.interpolate(positions.transpose(1, 2), size=T, mode="linear").transpose(1, 2)
         return positions[0, :, None]
 
-    def forward(self, video, mask_ratio=0.0): # (B, T, C, H, W)
-        x = self.conv1(video.transpose(1, 2))                          # (B, W, T, h, w)
-        B, W, T, h, w = x.shape
-        x = x.permute(0, 2, 3, 4, 1).reshape(B, T, h*w, W)
-        x = (x + self.positional_embedding[1:] + self.time_positions(T)).reshape(B, T*h*w, W)
-        if mask_ratio: x = _keep_some(x, mask_ratio)
-        first = (self.class_embedding + self.positional_embedding[0]).expand(B, 1, W)
-        x = self.transformer(self.ln_pre(torch.cat([first, x], 1)))    # (B, 1 + tokens, W)
-        return self.ln_post(x[:, 0])@self.proj                         # (B, D)
+    def patches(self, video): # (B, T, C, H, W) -> (B, T*h*w, C*p*p) pixels, and (T*h*w, W) positions
+        "Every patch of every frame, in the order of time and place."
+        (B, T, C, H, W), p = video.shape, self.conv1.kernel_size[1]
+        x = video.reshape(B, T, C, H//p, p, W//p, p).permute(0, 1, 3, 5, 2, 4, 6).reshape(B, -1, C*p*p)
+        return x, (self.positional_embedding[1:] + self.time_positions(T)).flatten(0, 1)
 
-def _keep_some(x, mask_ratio):
-    "Keep a random share 1 - mask_ratio of each clip's patch tokens (B, N, W)."
-    B, N, W = x.shape
-    keep = torch.rand(B, N, device=x.device).argsort(1)[:, :N - int(mask_ratio*N)]
-    return x.gather(1, keep[..., None].expand(-1, -1, W))
+    def forward(self, video, mask_ratio=0.0): # (B, T, C, H, W)
+        x, positions = self.patches(video)
+        if mask_ratio: # patches are left out before they are projected: the convolution sees each patch by itself, so it is a matrix product
+            keep = _keep_some(*x.shape[:2], mask_ratio, x.device)          # (B, kept)
+            x, positions = x.gather(1, keep[..., None].expand(-1, -1, x.shape[2])), positions[keep]
+        x = x@self.conv1.weight.flatten(1).T + positions                   # (B, tokens, W)
+        first = (self.class_embedding + self.positional_embedding[0]).expand(len(x), 1, -1)
+        x = self.transformer(self.ln_pre(torch.cat([first, x], 1)), first=1) # (B, 1, W)
+        return self.ln_post(x[:, 0])@self.proj                             # (B, D)
+
+def _keep_some(B, N, mask_ratio, device):
+    "Which N - mask_ratio*N of N patch tokens stay, at random for each of B clips: (B, kept)."
+    return torch.rand(B, N, device=device).argsort(1)[:, :N - int(mask_ratio*N)]
 
 class TextTower(nn.Module):
     "Tokens to one vector: the feature at the end token, which has the highest id."
