@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['PROFILES', 'UserError', 'choose', 'project_root', 'Profile', 'get_profile', 'data_dir', 'manifest_dir', 'results_dir',
            'atomic_path', 'atomic_write', 'find_ffmpeg', 'spec_hash', 'file_sha256', 'checkout_id', 'seed_everything',
-           'stable_seed']
+           'stable_seed', 'end_with_parent', 'process_map']
 
-# %% ../nbs/library/core.ipynb #af6ede40
-import contextlib, dataclasses, hashlib, json, os, random, shutil, tempfile, uuid
+# %% ../nbs/library/core.ipynb #62715a7b
+import contextlib, dataclasses, hashlib, json, os, random, shutil, tempfile, threading, uuid
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +168,20 @@ def seed_everything(seed: int):
 def stable_seed(*parts) -> int: # 32 bits
     "A seed that depends on the parts alone, not on the process: for streams that must not share random numbers."
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+
+# %% ../nbs/library/core.ipynb #97160d71
+def end_with_parent():
+    "End this worker process as soon as the process that started it is gone."
+    parent = parent_process()
+    threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+def process_map(function, # of one argument, importable
+                jobs, # list of arguments
+                workers: int = 2, # processes; 1: no new one, all is done here
+                chunksize: int = 1, # jobs handed over at a time
+               ): # yields results in the order of the jobs
+    "`map` over processes."
+    if workers == 1:
+        yield from map(function, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool: yield from pool.map(function, jobs, chunksize=chunksize)

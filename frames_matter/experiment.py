@@ -6,13 +6,13 @@
 __all__ = ['HEADS', 'PHASES', 'RunSpec', 'grid', 'evaluate_retrieval', 'runs_path', 'read_runs', 'store', 'finished', 'model_dir',
            'load_head', 'run', 'run_all']
 
-# %% ../nbs/library/experiment.ipynb #6a569d28
-import dataclasses, functools, json, os, platform, threading, time
+# %% ../nbs/library/experiment.ipynb #1d59912b
+import dataclasses, functools, json, os, platform, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from .attention import CrossAttention
-from .core import (UserError, atomic_path, atomic_write, checkout_id, choose, data_dir, file_sha256, get_profile, results_dir, seed_everything,
+from .core import (UserError, atomic_path, atomic_write, checkout_id, choose, data_dir, end_with_parent, file_sha256, get_profile, results_dir, seed_everything,
                                 spec_hash, stable_seed)
 from .dataset import VideoCaptionDataset, build_dataset, load_manifest, manifest_hash
 from .fusion import FusionTransformer
@@ -299,7 +299,7 @@ def run(spec: RunSpec,
     store(spec.resolved_profile(), record)
     return record
 
-# %% ../nbs/library/experiment.ipynb #a8ead1c2
+# %% ../nbs/library/experiment.ipynb #8db3e98d
 def _run_once(spec): # -> record, or the text of an error
     "Do a run unless another process has just done it; a failure comes back as one line that names the run."
     profile = spec.resolved_profile()
@@ -312,8 +312,7 @@ def _run_once(spec): # -> record, or the text of an error
 def _start_worker():
     "One torch thread, and no life without the parent."
     torch.set_num_threads(1)
-    parent = parent_process()
-    threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    end_with_parent()
 
 def _in_processes(specs, workers):
     "Yield records as runs finish; the first failure stops the rest."

@@ -6,9 +6,8 @@
 __all__ = ['FACTS', 'UNKNOWN', 'ASSETS', 'Pretraining', 'train_bpe', 'slice_scene', 'render_slice', 'nano_config',
            'pretrain_batch', 'fact_labels', 'facts_loss', 'foil_loss', 'pretrain', 'make_nano']
 
-# %% ../nbs/library/pretrain.ipynb #db06c451
+# %% ../nbs/library/pretrain.ipynb #16f85b21
 import gzip, json, random, time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
-from .core import atomic_write, file_sha256, seed_everything, stable_seed
+from .core import atomic_write, file_sha256, process_map, seed_everything, stable_seed
 from .losses import infonce
 from .viclip import ViCLIP, ViCLIPConfig, clip_tokenizer, preprocess, save_viclip
-from .world import BACKGROUNDS, COLOURS, DIRECTIONS, KINDS, NUMBERS, SHAPES, SIZES, TEXTURES, _spawn, caption, flip, random_scene, render
+from .world import BACKGROUNDS, COLOURS, DIRECTIONS, KINDS, NUMBERS, SHAPES, SIZES, TEXTURES, caption, flip, random_scene, render
 
 # %% ../nbs/library/pretrain.ipynb #9c10fbb8
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def train_bpe(path, # where the gzipped merges go
     lines = ["#version: 0.2 (made by frames_matter.pretrain)"] + [m if isinstance(m, str) else " ".join(m) for m in merges]
     atomic_write(path, gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))
 
-# %% ../nbs/library/pretrain.ipynb #355ece2f
+# %% ../nbs/library/pretrain.ipynb #8bdf37b8
 def slice_scene(seed, i):
     "Scene number i of the slice, its foil, and eight moments."
     rng = random.Random(stable_seed("pretraining", seed, i))
@@ -75,9 +74,9 @@ def _render_pair(job):
 def render_slice(config: Pretraining, workers: int = 2, progress: bool = True) -> np.ndarray: # uint8 (n_scenes, 2, 8, 64, 64, 3)
     "Render every scene of the slice and its foil."
     out = np.empty((config.n_scenes, 2, 8, 64, 64, 3), np.uint8)
-    with ProcessPoolExecutor(workers, mp_context=_spawn()) as pool:
-        jobs = ((config.seed, i) for i in range(config.n_scenes))
-        for i, pair in enumerate(tqdm(pool.map(_render_pair, jobs, chunksize=32), total=config.n_scenes, desc="rendering", disable=None if progress else True)): out[i] = pair
+    jobs = [(config.seed, i) for i in range(config.n_scenes)]
+    pairs = process_map(_render_pair, jobs, workers, chunksize=32)
+    for i, pair in enumerate(tqdm(pairs, total=len(jobs), desc="rendering", disable=None if progress else True)): out[i] = pair
     return out
 
 # %% ../nbs/library/pretrain.ipynb #52773245
@@ -138,10 +137,11 @@ def foil_loss(video, # (2S, D) clips: a scene and its foil, a scene and its foil
     own = torch.arange(2).expand(len(logits), 2)
     return (cross_entropy(logits.transpose(1, 2), own) + cross_entropy(logits, own))/2
 
-# %% ../nbs/library/pretrain.ipynb #c7ce2018
+# %% ../nbs/library/pretrain.ipynb #6624996c
 def pretrain(config: Pretraining = Pretraining(),
              bpe_path = None, # nano's BPE file; made if absent; None: the package's own
              films = None, # of `render_slice`; rendered if None
+             workers: int = 2, # processes that render
              progress: bool = True, # show bars on a terminal
              log = None, # called with (step, loss, model) now and then
             ) -> ViCLIP: # in eval mode
@@ -149,7 +149,7 @@ def pretrain(config: Pretraining = Pretraining(),
     bpe_path = Path(bpe_path or ASSETS/"nano_bpe.txt.gz")
     if not bpe_path.is_file(): train_bpe(bpe_path, seed=config.seed)
     tokenize = clip_tokenizer(bpe_path)
-    if films is None: films = render_slice(config, progress=progress)
+    if films is None: films = render_slice(config, workers, progress)
     scenes = [slice_scene(config.seed, i)[0] for i in range(len(films))]
     seed_everything(config.seed)
     model = ViCLIP(nano_config(tokenize.vocab_size), drop_path=0.0).train()
@@ -173,15 +173,16 @@ def pretrain(config: Pretraining = Pretraining(),
 
 ASSETS = Path(__file__).parent/"assets" if "__file__" in globals() else None
 
-# %% ../nbs/library/pretrain.ipynb #596d5bf7
+# %% ../nbs/library/pretrain.ipynb #c75578ee
 def make_nano(folder=None, # where viclip-nano.safetensors, nano_bpe.txt.gz and nano.json go; None: the package's assets
               config: Pretraining = Pretraining(),
-              progress: bool = True,
+              workers: int = 2, # processes that render
+              progress: bool = True, # show bars on a terminal
              ) -> dict: # the record that is saved as nano.json
     "Pretrain viclip-nano and save weights, tokenizer and a record of both."
     folder, start, curve = Path(folder or ASSETS), time.time(), []
     torch.set_num_threads(2)
-    model = pretrain(config, folder/"nano_bpe.txt.gz", progress=progress, log=lambda step, loss, _: curve.append([step, round(loss, 4)]))
+    model = pretrain(config, folder/"nano_bpe.txt.gz", workers=workers, progress=progress, log=lambda step, loss, _: curve.append([step, round(loss, 4)]))
     save_viclip(model, folder/"viclip-nano.safetensors")
     record = dict(config=asdict(config), seconds=round(time.time() - start), loss=curve, torch=torch.__version__,
                   parameters=sum(p.numel() for p in model.parameters()), sha256=file_sha256(folder/"viclip-nano.safetensors"))

@@ -9,16 +9,15 @@ __all__ = ['KINDS', 'COLOURS', 'SHAPES', 'SIZES', 'TEXTURES', 'BACKGROUNDS', 'CA
            'Video', 'random_video', 'timestamp', 'encode_video', 'draw_up', 'make_world', 'make_world_for',
            'load_truth', 'relevance']
 
-# %% ../nbs/library/world.ipynb #0e7daece
+# %% ../nbs/library/world.ipynb #531936e3
 import json, math, random, subprocess
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from .core import UserError, atomic_path, atomic_write, data_dir, file_sha256, find_ffmpeg, stable_seed
+from .core import UserError, atomic_path, atomic_write, data_dir, file_sha256, find_ffmpeg, process_map, stable_seed
 
 # %% ../nbs/library/world.ipynb #e906dd3e
 KINDS = ("appearance", "direction", "order", "transient", "early_late", "count", "speed")
@@ -332,7 +331,7 @@ def draw_up(seed: int, # of everything
         if v % 20 == 9: damaged.add(video.id)
     return videos, rows, truth, damaged
 
-# %% ../nbs/library/world.ipynb #cf3e1e4c
+# %% ../nbs/library/world.ipynb #5d836bdf
 def _encode_job(job):
     video, path, damage = job
     if path.is_file(): return
@@ -357,16 +356,11 @@ def make_world(folder, # where: videos/, metadata.jsonl and truth.jsonl go there
         atomic_write(plan, json.dumps(config))
     (folder/"videos").mkdir(parents=True, exist_ok=True)
     jobs = [(v, folder/"videos"/f"{v.id}.mp4", v.id in damaged) for v in videos]
-    with ProcessPoolExecutor(workers, mp_context=_spawn()) as pool:
-        list(tqdm(pool.map(_encode_job, jobs), total=len(jobs), desc="making films", disable=None if progress else True))
+    list(tqdm(process_map(_encode_job, jobs, workers), total=len(jobs), desc="making films", disable=None if progress else True))
     for name, lines in (("metadata", rows), ("truth", truth)): atomic_write(folder/f"{name}.jsonl", "".join(json.dumps(x) + "\n" for x in lines))
     atomic_write(stamp, json.dumps(config))
 
 WORLD_VERSION = 1   # raise it when the same seed gives other frames or rows
-
-def _spawn():
-    import multiprocessing
-    return multiprocessing.get_context("spawn")
 
 # %% ../nbs/library/world.ipynb #e8c569ff
 def make_world_for(profile, progress: bool = True) -> Path: # folder with videos/, metadata.jsonl and truth.jsonl
