@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COLOURS', 'SHAPES', 'SIZES', 'TEXTURES', 'BACKGROUNDS', 'CAMERAS', 'DIRECTIONS', 'OPPOSITE', 'NUMBERS',
-           'OPENINGS', 'PLACES', 'CLOSINGS', 'MOVES', 'TURNS', 'SWINGS', 'RESTS', 'FPS', 'WORLD_VERSION', 'Thing',
-           'Scene', 'random_thing', 'random_scene', 'flip', 'describe', 'caption', 'flash_window', 'evidence', 'render',
-           'Video', 'random_video', 'timestamp', 'encode_video', 'draw_up', 'make_world', 'make_world_for',
+           'OPENINGS', 'PLACES', 'CLOSINGS', 'MOVES', 'TURNS', 'SWINGS', 'RESTS', 'FPS', 'TWINS', 'WORLD_VERSION',
+           'Thing', 'Scene', 'random_thing', 'random_scene', 'flip', 'describe', 'caption', 'flash_window', 'evidence',
+           'render', 'Video', 'random_video', 'timestamp', 'encode_video', 'draw_up', 'make_world', 'make_world_for',
            'load_truth', 'relevance']
 
 # %% ../nbs/library/world.ipynb #531936e3
@@ -246,8 +246,9 @@ def render(scene: Scene,
         frames[i] = np.clip(frame, 0, 255)
     return frames
 
-# %% ../nbs/library/world.ipynb #e9c8d10b
+# %% ../nbs/library/world.ipynb #dc9ae4ff
 FPS = (8, 10, 12.5)
+TWINS = 0.8   # how often a scene is followed by its twin
 
 @dataclass(frozen=True)
 class Video:
@@ -265,7 +266,11 @@ def _duration(rng, fps, odd):
 def random_video(rng, n_scenes: int, minute: bool = False) -> Video:
     "A source video; with `minute`, one of its scenes starts at exactly one minute."
     fps = rng.choice(FPS)
-    scenes = [random_scene(rng, seconds=_duration(rng, fps, odd=rng.random() < 0.12)) for _ in range(n_scenes)]
+    scenes, twin = [], False
+    for _ in range(n_scenes):
+        twin = bool(scenes) and not twin and rng.random() < TWINS
+        seconds = _duration(rng, fps, odd=rng.random() < 0.12)
+        scenes.append(replace(flip(scenes[-1]), seconds=seconds, layout=rng.randrange(2**31)) if twin else random_scene(rng, seconds=seconds))
     if minute: # a still title card fills the time before
         used = scenes[0].seconds
         scenes.insert(1, replace(random_scene(rng, "appearance"), camera="still", seconds=60 - used))
