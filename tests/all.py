@@ -35,6 +35,14 @@ def copy_of_sources(folder):
     for name in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT/name, folder)
     return folder
 
+def changes_nothing(command, folder, pattern):
+    "Run one of nbdev's commands on a copy and compare the files of a folder, and nbdev's settings, with what was there."
+    with tempfile.TemporaryDirectory() as d:
+        copy = copy_of_sources(Path(d))
+        sh(BIN/command, cwd=copy)
+        assert_same(tree(ROOT/folder, pattern), tree(copy/folder, pattern), command)
+        assert filecmp.cmp(ROOT/"pyproject.toml", copy/"pyproject.toml", shallow=False), f"{command} changes pyproject.toml"
+
 # --- the steps ---
 
 def environment():
@@ -46,18 +54,11 @@ def environment():
 
 def export():
     "nbdev-export changes nothing"
-    with tempfile.TemporaryDirectory() as d:
-        copy = copy_of_sources(Path(d))
-        sh(BIN/"nbdev-export", cwd=copy)
-        assert_same(tree(ROOT/"frames_matter", "*.py"), tree(copy/"frames_matter", "*.py"), "nbdev-export")
-        assert filecmp.cmp(ROOT/"pyproject.toml", copy/"pyproject.toml", shallow=False), "nbdev-export changes pyproject.toml"
+    changes_nothing("nbdev-export", "frames_matter", "*.py")
 
 def clean():
     "nbdev-clean changes nothing"
-    with tempfile.TemporaryDirectory() as d:
-        copy = copy_of_sources(Path(d))
-        sh(BIN/"nbdev-clean", cwd=copy)
-        assert_same(tree(ROOT/"nbs", "*.ipynb"), tree(copy/"nbs", "*.ipynb"), "nbdev-clean")
+    changes_nothing("nbdev-clean", "nbs", "*.ipynb")
 
 def lessons():
     "the five lessons through papermill, from nothing"
