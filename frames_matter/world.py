@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COLOURS', 'SHAPES', 'SIZES', 'TEXTURES', 'BACKGROUNDS', 'CAMERAS', 'DIRECTIONS', 'OPPOSITE', 'NUMBERS',
-           'OPENINGS', 'PLACES', 'CLOSINGS', 'MOVES', 'TURNS', 'SWINGS', 'RESTS', 'FPS', 'TWINS', 'WORLD_VERSION',
+           'OPENINGS', 'PLACES', 'CLOSINGS', 'MOVES', 'TURNS', 'SWINGS', 'RESTS', 'FPS', 'ALIKE', 'WORLD_VERSION',
            'Thing', 'Scene', 'random_thing', 'random_scene', 'flip', 'describe', 'caption', 'flash_window', 'evidence',
            'render', 'Video', 'random_video', 'timestamp', 'encode_video', 'draw_up', 'make_world', 'make_world_for',
            'load_truth', 'relevance']
@@ -246,9 +246,9 @@ def render(scene: Scene,
         frames[i] = np.clip(frame, 0, 255)
     return frames
 
-# %% ../nbs/library/world.ipynb #dc9ae4ff
+# %% ../nbs/library/world.ipynb #9aa7138f
 FPS = (8, 10, 12.5)
-TWINS = 0.8   # how often a scene is followed by its twin
+ALIKE = 0.06  # how often a scene repeats an earlier one's facts: a caption that is true of two clips
 
 @dataclass(frozen=True)
 class Video:
@@ -266,11 +266,10 @@ def _duration(rng, fps, odd):
 def random_video(rng, n_scenes: int, minute: bool = False) -> Video:
     "A source video; with `minute`, one of its scenes starts at exactly one minute."
     fps = rng.choice(FPS)
-    scenes, twin = [], False
-    for _ in range(n_scenes):
-        twin = bool(scenes) and not twin and rng.random() < TWINS
+    scenes = []
+    for i in range(n_scenes):
         seconds = _duration(rng, fps, odd=rng.random() < 0.12)
-        scenes.append(replace(flip(scenes[-1]), seconds=seconds, layout=rng.randrange(2**31)) if twin else random_scene(rng, seconds=seconds))
+        scenes.append(replace(flip(scenes[-1]), seconds=seconds, layout=rng.randrange(2**31)) if i % 2 else random_scene(rng, seconds=seconds))
     if minute: # a still title card fills the time before
         used = scenes[0].seconds
         scenes.insert(1, replace(random_scene(rng, "appearance"), camera="still", seconds=60 - used))
@@ -301,7 +300,7 @@ def encode_video(video: Video, path):
             error = ffmpeg.stderr.read().decode(errors="replace").strip()
         if ffmpeg.returncode: raise UserError(f"ffmpeg could not encode {path}: {error.splitlines()[-1] if error else 'no message'}.")
 
-# %% ../nbs/library/world.ipynb #0660196c
+# %% ../nbs/library/world.ipynb #7f528236
 def draw_up(seed: int, # of everything
             n_study: int, # source videos of the study's clips: one or two rows each
             n_pool: int, # source videos of the test pool: all scenes
@@ -314,7 +313,7 @@ def draw_up(seed: int, # of everything
         video = random_video(rng, rng.randint(3, 4) if study else rng.randint(5, 7), minute=v % 24 == 5)
         scenes = list(video.scenes)
         for i, s in enumerate(scenes): # a scene much like an earlier one: near-identical captions, true of both clips
-            if past and s.seconds < 50 and rng.random() < 0.06: scenes[i] = replace(rng.choice(past), seconds=s.seconds, layout=s.layout)
+            if past and s.seconds < 50 and rng.random() < ALIKE: scenes[i] = replace(rng.choice(past), seconds=s.seconds, layout=s.layout)
         video = replace(video, scenes=tuple(scenes))
         past += [s for s in scenes if s.seconds < 50]
         videos.append(video)
