@@ -34,12 +34,12 @@ def _accelerate():
     except ImportError as e: raise UserError("Runs of several processes need the package accelerate; run `pip install 'frames_matter[scale]'`.") from e
     return accelerate
 
-# %% ../nbs/library/compute.ipynb #3196e500
+# %% ../nbs/library/compute.ipynb #51104889
 def autocast(device, # torch.device or its name
              precision: str = "fp32", # "bf16": matrix products in bfloat16; "fp32": nothing happens
             ):
     "The context in which a tower computes."
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(torch.device(device).type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 # %% ../nbs/library/compute.ipynb #ec9ae1b4
 def put(x: torch.Tensor, # in the machine's memory, or on the device already
