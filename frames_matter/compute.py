@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_machine', 'autocast', 'put', 'group', 'gather_with_gradients', 'share', 'data_parallel', 'launched', 'join',
-           'spread', 'Clock']
+           'spread', 'visible_gpus', 'deal_gpus', 'take_gpu', 'Clock']
 
 # %% ../nbs/library/compute.ipynb #571299fc
 import contextlib, os, socket, time
@@ -136,6 +136,24 @@ def spread(function, # importable; in each process `group()` tells which it is, 
     finally:
         for p in context.processes:
             if p.is_alive(): p.terminate()
+
+# %% ../nbs/library/compute.ipynb #ffe0c503
+def visible_gpus() -> list: # as in CUDA_VISIBLE_DEVICES
+    "The GPUs that this process may use."
+    if names := os.environ.get("CUDA_VISIBLE_DEVICES"): return [name.strip() for name in names.split(",")]
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+def deal_gpus(context, # of multiprocessing
+              workers: int, # that will each take one
+             ): # queue for `take_gpu`
+    "One GPU a worker, in turns where there are fewer; nothing to take where there are none."
+    queue, gpus = context.SimpleQueue(), visible_gpus()
+    for i in range(workers): queue.put(gpus[i % len(gpus)] if gpus else None)
+    return queue
+
+def take_gpu(gpus): # of `deal_gpus`
+    "Let this worker see one GPU; to be called before it uses any."
+    if (gpu := gpus.get()) is not None: os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 # %% ../nbs/library/compute.ipynb #e26aaaa2
 class Clock:

@@ -6,8 +6,8 @@
 __all__ = ['PLAIN', 'HEADS', 'PHASES', 'RunSpec', 'grid', 'evaluate_retrieval', 'runs_path', 'read_runs', 'store', 'finished',
            'model_dir', 'load_head', 'run', 'run_all']
 
-# %% ../nbs/library/experiment.ipynb #b0653e59
-import dataclasses, functools, json, os, platform, time
+# %% ../nbs/library/experiment.ipynb #b499c587
+import contextlib, dataclasses, functools, json, os, platform, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from .attention import CrossAttention
-from .compute import Clock, check_machine, group, join, launched, spread
+from .compute import Clock, check_machine, deal_gpus, group, join, launched, spread, take_gpu
 from .core import (UserError, atomic_path, atomic_write, checkout_id, choose, data_dir, end_with_parent, file_sha256, get_profile, results_dir, seed_everything,
                                 spec_hash, stable_seed)
 from .dataset import VideoCaptionDataset, build_dataset, load_manifest, manifest_hash
@@ -74,7 +74,7 @@ PLAIN = ("precision", "fp32"), ("processes", 1) # left out of the identity
 
 HEADS = {"viclip": lambda dim: None, "cross_attention": CrossAttention, "fusion": FusionTransformer} # architecture -> head over pairs
 
-# %% ../nbs/library/experiment.ipynb #64fbc9d9
+# %% ../nbs/library/experiment.ipynb #dd23e3da
 PHASES = { # phase -> architectures, losses, strategies, and the profile's field with its number of epochs
     "zero_shot": (("viclip",), ("infonce",), ("uniform",), None),
     "first_improvement": (("viclip", "cross_attention"), ("infonce", "hnac"), ("uniform",), "epochs_first"),
@@ -98,8 +98,8 @@ def grid(profile, # a Profile
     for protocol in profile.protocols: choose(protocol, PROTOCOLS, "protocol")
     build_dataset(profile, progress=progress)
     same = dict(profile=profile.name, phase=phase, epochs=getattr(profile, epochs) if epochs else 0, data=manifest_hash(profile),
-                weights_sha=_weights_sha(profile.weights), overrides=_overrides(profile),
-                **{f: getattr(profile, f) for f in ("learning_rate", "weight_decay", "batch_size", "temperature", "hard_negative_weight", "k", "image_size", "weights", "bpe", "device", "precision", "processes")})
+                weights_sha=_weights_sha(profile.weights), overrides=_overrides(profile), processes=profile.processes if epochs else 1, # without steps there is nothing to share
+                **{f: getattr(profile, f) for f in ("learning_rate", "weight_decay", "batch_size", "temperature", "hard_negative_weight", "k", "image_size", "weights", "bpe", "device", "precision")})
     seeds = profile.seeds if epochs else profile.seeds[:1]
     return [RunSpec(architecture=a, loss=l, sampling=s, protocol=p, seed=seed, **same)
             for s in strategies for a in architectures for l in losses for p in profile.protocols for seed in seeds
@@ -289,14 +289,14 @@ def load_head(folder, # of a kept model: `model_dir(spec)`
     head.load_state_dict(load_file(folder/"head.safetensors"))
     return head.to(device).eval()
 
-# %% ../nbs/library/experiment.ipynb #807d745c
+# %% ../nbs/library/experiment.ipynb #6a9469e2
 def run(spec: RunSpec,
         keep_model: bool = False, # save the fine-tuned model in `model_dir(spec)`
        ) -> dict: # the record, which is also stored
     "Train, measure and store one run, whether or not it was done before."
-    check_machine(spec.device, spec.precision, spec.processes)
     if spec.processes > 1 and launched() == 1: return _run_in_processes(spec, keep_model)
     join(spec.device, spec.processes)
+    check_machine(spec.device, spec.precision, spec.processes) # not earlier: only now each process has its own GPU
     start, threads, clock = time.time(), torch.get_num_threads(), Clock(spec.device)
     torch.set_num_threads(1)
     try:
@@ -316,27 +316,31 @@ def run(spec: RunSpec,
 
 def _run_in_processes(spec, keep_model):
     "Start the processes of a run; the record is the one that the first of them stored."
+    check_machine(spec.device, spec.precision, spec.processes)
     spread(run, (spec, keep_model), spec.processes)
     return finished(spec.resolved_profile())[spec.hash]
 
-# %% ../nbs/library/experiment.ipynb #ebf9230a
+# %% ../nbs/library/experiment.ipynb #e05e7834
 def _run_once(spec): # -> record, or the text of an error
     "Do a run unless another process has just done it; a failure comes back as one line that names the run."
     profile = spec.resolved_profile()
     try:
-        with _lock(profile, spec.hash): return finished(profile).get(spec.hash) or run(spec)
+        with _lock(profile, spec.hash) if launched() == 1 else contextlib.nullcontext(): # processes of one launch do the run together
+            return finished(profile).get(spec.hash) or run(spec)
     except Exception as e:
         line = " ".join(str(e).split()) or "no message"
         raise UserError(f"Run {spec} failed: {line if isinstance(e, UserError) else f'{type(e).__name__}: {line}'}") from e
 
-def _start_worker():
-    "One torch thread, and no life without the parent."
+def _start_worker(gpus):
+    "One torch thread, one GPU, and no life without the parent."
     torch.set_num_threads(1)
+    take_gpu(gpus)
     end_with_parent()
 
 def _in_processes(specs, workers):
     "Yield records as runs finish; the first failure stops the rest."
-    with ProcessPoolExecutor(min(workers, len(specs)), mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(specs)), mp_context=spawn, initializer=_start_worker, initargs=(deal_gpus(spawn, workers),)) as pool:
         jobs = {pool.submit(_run_once, s): s for s in specs}
         try:
             for job in as_completed(jobs): yield job.result()
@@ -353,7 +357,7 @@ def run_all(specs, # of `grid`
     profile = specs[0].resolved_profile()
     done = finished(profile)
     todo = list({s.hash: s for s in specs if s.hash not in done}.values())
-    if todo: check_machine(todo[0].device, todo[0].precision, todo[0].processes)
+    if todo and launched() == 1: check_machine(todo[0].device, todo[0].precision, todo[0].processes)
     workers = 1 if specs[0].processes > 1 else min(workers or profile.workers, max(1, len(todo)))
     with tqdm(total=len(specs), initial=len(specs) - len(todo), desc="runs", disable=None if progress else True) as bar:
         for record in map(_run_once, todo) if workers == 1 else _in_processes(todo, workers):

@@ -136,7 +136,7 @@ def assert_moved(parameters: dict, # by name, after training
     still = [name for name, p in parameters.items() if torch.equal(p.detach().to(before[name].device), before[name])]
     assert not still, f"{len(still)} of {len(parameters)} trainable parameters never moved: {', '.join(still[:5])}"
 
-# %% ../nbs/lessons/03_first_improvement.ipynb #1f24393e
+# %% ../nbs/lessons/03_first_improvement.ipynb #d427eb9a
 def shuffled_batches(n: int, # clips
                      how: Training, epoch: int) -> tuple: # of index tensors; the last one may be shorter
     "The order of an epoch's clips: it depends on seed and epoch alone, so that every cell of a grid sees the same."
@@ -159,9 +159,9 @@ def shared_similarity(head, # module over pairs, or None
                       protocol: Protocol,
                      ) -> torch.Tensor: # (B captions, B clips) cosines, in every process
     "`similarity` of a batch that several processes share: each sends its own pairs or captions through the head."
+    if group()[1] == 1: return similarity(head, video, text, protocol)
     B, mine = len(text), share(len(text)).to(text.device)
     gather = lambda x: gather_with_gradients(x)[:B]
-    if group()[1] == 1: return similarity(head, video, text, protocol)
     if head is not None and protocol.true_pairs_only: return pairwise_similarity(None, *map(gather, head(video, text[mine])))
     if head is None: return pairwise_similarity(None, gather(video), text)
     return gather(pairwise_similarity(head, gather(video), text[mine]))

@@ -1,12 +1,14 @@
 """What would hurt on a GPU, looked for without one: tensors left on another device, precision lost where it counts, a benchmark that does not run."""
-import importlib.util, json, os, subprocess, sys
+import importlib.util, json, os, subprocess, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from frames_matter.attention import CrossAttention
-from frames_matter.compute import check_machine
+from frames_matter.compute import check_machine, deal_gpus, take_gpu
 from frames_matter.core import UserError, get_profile
 from frames_matter.fusion import FusionTransformer
 from frames_matter.training import PROTOCOLS, SOUND, Step, Training, encode_clips, pairwise_similarity, trainable_parameters
@@ -107,6 +109,19 @@ def test_accelerate_is_named_where_it_is_missing():
             "try: check_machine('cpu', processes=2)\nexcept ValueError as e: print(e)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "Runs of several processes need the package accelerate; run `pip install 'frames_matter[scale]'`.", done.stderr
+
+def gpu_seen(_):
+    time.sleep(0.2)
+    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+@pytest.mark.parametrize("visible, expected", [("3,5", ["3", "5"]), ("7", ["7", "7"])])
+def test_each_worker_sees_its_own_gpu(monkeypatch, visible, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=spawn, initializer=take_gpu, initargs=(deal_gpus(spawn, 2),)) as pool:
+        seen, end = {}, time.monotonic() + 60
+        while len(seen) < 2 and time.monotonic() < end: seen |= dict(pool.map(gpu_seen, range(2))) # until the second worker has started
+        assert sorted(seen.values()) == expected
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

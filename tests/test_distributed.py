@@ -119,9 +119,9 @@ def spec(tmp_path_factory):
 LAUNCHED = """
 import sys
 from frames_matter.core import get_profile
-from frames_matter.experiment import grid, run
+from frames_matter.experiment import grid, run_all
 spec = next(s for s in grid(get_profile("smoke", processes=2, epochs_first=2), "first_improvement", progress=False) if s.hash == sys.argv[1])
-run(spec)
+run_all([spec], progress=False)
 """
 
 def test_run_in_two_processes(spec, tmp_path):
