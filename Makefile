@@ -1,12 +1,14 @@
 # `make reproduce` and `make test` need Python, make and git; everything else is installed into .venv on the first call.
 PYTHON  ?= python3
 PROFILE ?= mini
+OVERRIDES ?=
 BIN     := .venv/bin
 READY   := .venv/installed
 MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 empty :=
 space := $(empty) $(empty)
 comma := ,
+quote = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test report notebooks docs wheel clean
@@ -14,8 +16,8 @@ comma := ,
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-reproduce: $(READY) ## the whole study: five lessons, tables and figures (PROFILE=mini)
-	@$(BIN)/frames-matter reproduce --profile $(PROFILE)
+reproduce: $(READY) ## the whole study: five lessons, tables and figures (PROFILE=mini OVERRIDES="seeds=[0] workers=4")
+	@$(BIN)/frames-matter reproduce --profile $(call quote,$(value PROFILE)) $(foreach pair,$(value OVERRIDES),--override $(call quote,$(pair)))
 
 test: $(READY) ## everything that is tested, as in CI
 	@$(BIN)/python tests/all.py

@@ -102,7 +102,7 @@ def bench(name: Annotated[str, typer.Argument(help="One benchmark; all when left
     for script in [choose(name, scripts, "benchmark")] if name else scripts.values():
         if code := subprocess.run([sys.executable, str(script)], cwd=project_root()).returncode: raise typer.Exit(code)
 
-# %% ../nbs/library/cli.ipynb #ecbce4b3
+# %% ../nbs/library/cli.ipynb #410c4609
 def _python():
     return sys.version.split()[0]
 
@@ -112,7 +112,8 @@ def _torch():
 
 def _device():
     import torch
-    return f"cuda ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else "cpu; profile internvid wants a GPU, mini and smoke do not"
+    if not torch.cuda.is_available(): return "cpu; profile internvid wants a GPU, mini and smoke do not"
+    return f"cuda, {torch.cuda.device_count()} x {torch.cuda.get_device_name()}" + ("" if torch.cuda.is_bf16_supported(including_emulation=False) else "; no bfloat16, so -o precision=fp32")
 
 def _ffmpeg():
     path = find_ffmpeg()

@@ -38,7 +38,7 @@ def project_root() -> Path:
         if (folder/"nbs").is_dir() and (folder/"settings.ini").is_file(): return folder
     return here
 
-# %% ../nbs/library/core.ipynb #a7ab4807
+# %% ../nbs/library/core.ipynb #d07248fe
 @dataclass(frozen=True)
 class Profile:
     "Every choice of a run that is not a cell of the experiment."
@@ -65,17 +65,19 @@ class Profile:
     seeds: tuple = (0, 1, 2)         # one run each
     protocols: tuple = ("published", "sound") # the original procedure, and the right one
     device: str = "cpu"              # "cpu" or "cuda"
+    precision: str = "fp32"          # "fp32", or "bf16": the video tower under autocast, on CUDA alone
+    processes: int = 1               # that share the batches of one run, a GPU each
     workers: int = 2                 # processes (runs) or threads (fetching) at once
 
-# %% ../nbs/library/core.ipynb #75a3e0e5
+# %% ../nbs/library/core.ipynb #65a6143f
 PROFILES = {p.name: p for p in (
     Profile("smoke", n_clips=10, n_pool=8, epochs_first=1, epochs_second=1, seeds=(0,)),
     Profile("mini"),
     Profile("internvid", source="hub", n_pool=0, min_score=0.0, url_template="https://www.youtube.com/watch?v={id}",
             weights="hub:OpenGVLab/ViCLIP/ViClip-InternVid-10M-FLT.pth", bpe="hub:OpenGVLab/ViCLIP/bpe_simple_vocab_16e6.txt.gz",
-            image_size=224, learning_rate=2e-5, device="cuda", workers=1))}
+            image_size=224, learning_rate=2e-5, device="cuda", precision="bf16", workers=1))}
 
-# %% ../nbs/library/core.ipynb #14ad3dc3
+# %% ../nbs/library/core.ipynb #a406aac3
 def get_profile(name: str = "mini", # smoke, mini or internvid
                 **overrides, # any field of `Profile`
                ) -> Profile:
@@ -85,7 +87,16 @@ def get_profile(name: str = "mini", # smoke, mini or internvid
     for key, value in overrides.items():
         choose(key, list(fields), "profile field")
         overrides[key] = _as_type(key, value, getattr(profile, key))
-    return dataclasses.replace(profile, **overrides)
+    return _consistent(dataclasses.replace(profile, **overrides))
+
+def _consistent(profile):
+    "The profile, unless it asks for a computation that does not exist."
+    choose(profile.device, ("cpu", "cuda"), "device")
+    choose(profile.precision, ("fp32", "bf16"), "precision")
+    if profile.precision == "bf16" and profile.device != "cuda": raise UserError("Precision 'bf16' is for device 'cuda'; on a CPU compute in float32: -o precision=fp32.")
+    if not 1 <= profile.processes <= profile.batch_size:
+        raise UserError(f"{profile.processes} processes cannot share a batch of {profile.batch_size}; processes must lie between 1 and batch_size.")
+    return profile
 
 def _as_type(key, value, like):
     "`value` as the type of the field's present value, so that 5 may stand for 5.0 and a list for a tuple."
@@ -159,9 +170,10 @@ def checkout_id() -> str: # made at random the first time, kept in data/checkout
     if not path.is_file(): atomic_write(path, uuid.uuid4().hex[:12])
     return path.read_text().strip()
 
-# %% ../nbs/library/core.ipynb #2387e319
+# %% ../nbs/library/core.ipynb #34c52857
 def seed_everything(seed: int):
-    "Seed Python, NumPy and torch, and ask torch for deterministic kernels."
+    "Seed Python, NumPy and torch, and ask torch for deterministic kernels; where CUDA has none it warns."
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8") # without it cuBLAS is not deterministic; read when CUDA starts
     random.seed(seed)
     np.random.seed(seed % 2**32)
     import torch

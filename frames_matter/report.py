@@ -232,7 +232,7 @@ def save_figure(fig, # a figure
     "Write a PNG whose bytes depend on the figure alone."
     with plt.rc_context(STYLE), atomic_path(path) as tmp: fig.savefig(tmp, dpi=130, metadata={"Software": None})
 
-# %% ../nbs/library/report.ipynb #4cd47855
+# %% ../nbs/library/report.ipynb #2f2b5a7d
 FLOOR = 1e-5 # losses below this, such as the 0 of a single clip, are drawn here, as the axis is logarithmic
 LINES = {"train_loss": ("train", COLOURS["blue"]), "validation_loss": ("validation", COLOURS["orange"])}
 
@@ -268,10 +268,12 @@ def plot_curves(runs="mini", # a profile or what `load_runs` gave
     for (protocol, loss), line in zip(rows, axes):
         for x, ax in zip(columns, line):
             study = [r for r in published()["runs"] if (r["phase"], r["loss"], r[by]) == (phase, loss, x)] if protocol == "published" else []
-            _curves(ax, _of(runs, protocol=protocol, loss=loss, **{by: x}), study)
+            own = _of(runs, protocol=protocol, loss=loss, **{by: x})
+            if len(own) or study: _curves(ax, own, study)
+            else: ax.set_visible(False)
         _log_axis(line[0].yaxis)
         line[0].set_ylabel(f"{protocol} protocol\n{LOSS_NAMES[loss]} loss")
-    for ax in axes[-1]: ax.set_xlabel("epoch")
+    for column in axes.T: [ax for ax in column if ax.get_visible()][-1].set_xlabel("epoch")
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     handles = [plt.Line2D([], [], color=c, lw=2, label=n) for n, c in LINES.values()] + [plt.Line2D([], [], color=COLOURS["grey"], lw=0.8, ls="--", label="the study's own runs")]
     fig.legend(handles=handles, loc="outside upper right", ncols=3)
