@@ -105,7 +105,7 @@ def grid(profile, # a Profile
             for s in strategies for a in architectures for l in losses for p in profile.protocols for seed in seeds
             if not (s == "dropout_described" and p == "published")]
 
-# %% ../nbs/library/experiment.ipynb #499564b6
+# %% ../nbs/library/experiment.ipynb #9eb75940
 @functools.lru_cache(maxsize=1)
 def _manifest(profile, data):
     "The kept rows, if they are those of the specification."
@@ -113,21 +113,26 @@ def _manifest(profile, data):
         raise UserError(f"The manifest of profile {profile.name!r} is no longer the one this run is specified on; make its specification anew with `grid`.")
     return load_manifest(profile)
 
-def _stack(dataset, epoch):
+@functools.lru_cache(maxsize=4)
+def _dataset(profile, data, split, strategy, k, size): return VideoCaptionDataset(_manifest(profile, data), split, strategy, k, size)
+
+def _stack(dataset, epoch=0, seed=0):
+    "All clips as strategies with this seed see them in this epoch: (N, T, C, H, W)."
     dataset.set_epoch(epoch)
-    return torch.stack([dataset[i]["video"] for i in range(len(dataset))]) # (N, T, C, H, W)
+    dataset.seed = seed
+    return torch.stack([dataset[i]["video"] for i in range(len(dataset))])
 
 @functools.lru_cache(maxsize=4)
-def _frames(profile, data, split, strategy, k, size):
+def _frames(*what):
     "The frames of a split, for strategies that do not draw."
-    return _stack(VideoCaptionDataset(_manifest(profile, data), split, strategy, k, size), 0)
+    return _stack(_dataset(*what))
 
 def _video(spec, split):
     "The frames of a split: a tensor, or a function of the epoch."
     profile = spec.resolved_profile()
-    dataset = VideoCaptionDataset(_manifest(profile, spec.data), split, spec.sampling, spec.k, spec.image_size, seed=spec.seed)
-    if dataset.draws: return lambda epoch: _stack(dataset, epoch)
-    return _frames(profile, spec.data, split, spec.sampling, spec.k, spec.image_size)
+    what = profile, spec.data, split, spec.sampling, spec.k, spec.image_size
+    dataset = _dataset(*what)
+    return (lambda epoch: _stack(dataset, epoch, spec.seed)) if dataset.draws else _frames(*what)
 
 @torch.no_grad()
 def _encode(model, tokenize, captions, batch_size=64):

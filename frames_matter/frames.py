@@ -39,13 +39,14 @@ def resize(frames, # uint8 (T, H, W, 3)
     x = interpolate(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float(), size=(size, size), mode="bilinear", align_corners=False)
     return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
-# %% ../nbs/lessons/01_dataset.ipynb #76e834a4
+# %% ../nbs/lessons/01_dataset.ipynb #47d79f8e
 def read_frames(path, # a video file
-                indices, # frame numbers, in the order wanted
+                indices=None, # frame numbers, in the order wanted; None: all
                 size: int | None = None, # pixels a side; None: as they are
                ) -> np.ndarray: # uint8 (len(indices), size, size, 3) RGB
     "Decode the frames with these numbers."
-    frames = _decode(_open(path), indices, path)
+    reader = _open(path)
+    frames = _decode(reader, range(len(reader)) if indices is None else indices, path)
     return frames if size is None else resize(frames, size)
 
 def read_clip(path, # a video file
