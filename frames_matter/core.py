@@ -38,7 +38,7 @@ def project_root() -> Path:
         if (folder/"nbs").is_dir() and (folder/"settings.ini").is_file(): return folder
     return here
 
-# %% ../nbs/library/core.ipynb #9f881c10
+# %% ../nbs/library/core.ipynb #9e277c6b
 @dataclass(frozen=True)
 class Profile:
     "Every choice of a run that is not a cell of the experiment."
@@ -56,6 +56,7 @@ class Profile:
     bpe: str = ""                    # tokenizer's BPE file; empty: the one shipped for nano
     image_size: int = 64             # pixels a side that the model sees
     k: int = 8                       # frames a clip
+    preprocessing: str = "demo"      # which frames, and how they are resized: "demo" as the study did, or "official" as ViCLIP's own evaluation does
     batch_size: int = 4              # pairs a step, as in the study
     learning_rate: float = 1e-4      # AdamW. The study used 2e-5 on ViCLIP-L; nano is 160 times smaller and moves too little with it
     weight_decay: float = 0.02       # AdamW

@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'BUILD_VERSION', 'MANIFEST_COLUMNS', 'NEEDED', 'Rejected',
            'clip_name', 'select_rows', 'fetch_video', 'cut_clip', 'check_clip', 'split_by_source', 'build_dataset',
            'load_manifest', 'manifest_hash', 'verify', 'VideoCaptionDataset']
 
-# %% ../nbs/lessons/01_dataset.ipynb #a96ea0c7
+# %% ../nbs/lessons/01_dataset.ipynb #028d79a2
 import contextlib, json, re, shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ from .core import UserError, atomic_path, atomic_write, choose, data_dir, file_s
 from .frames import probe_clip, read_clip
 from .loopback import serve_folder
 from .sampling import SAMPLERS
-from .viclip import preprocess
+from .viclip import PRESETS, preprocess
 from .world import make_world_for
 
 # %% ../nbs/lessons/01_dataset.ipynb #91d23375
@@ -399,7 +399,7 @@ def verify(profile) -> list[str]: # one sentence a difference; empty: all is as 
             else: found += [f"{row.clip_id}: {frames} frames, the manifest says {row.frames}"]*(frames != row.frames)
     return found
 
-# %% ../nbs/lessons/01_dataset.ipynb #c40c132e
+# %% ../nbs/lessons/01_dataset.ipynb #8f16e343
 class VideoCaptionDataset(torch.utils.data.Dataset):
     "Clips of one split, as tensors a model takes. Strategies that draw frames draw anew each epoch; the others are decoded once."
     def __init__(self, manifest, # a table of `load_manifest` or `build_dataset`, a manifest's path, or a Profile
@@ -408,13 +408,15 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
                  k: int = 8, # frames
                  size: int = 224, # pixels a side
                  seed: int = 0, # of strategies that draw
+                 preprocessing: str = "demo", # a name in `PRESETS`: its choice of frames is what "uniform" means, its resizing is every strategy's
                 ):
         if not isinstance(manifest, pd.DataFrame): manifest = load_manifest(manifest)
         choose(strategy, SAMPLERS, "strategy")
+        self.preset = choose(preprocessing, PRESETS, "preprocessing")
         if missing := [c for c in ("clip_id", "caption", "split", "path") if c not in manifest]: raise UserError(f"The table of clips has no column {', '.join(missing)}; take it from `load_manifest`.")
         choose(split, list(dict.fromkeys(manifest.split.dropna())), "split")
         self.rows = manifest[manifest.split == split].reset_index(drop=True)
-        self.strategy, self.k, self.size, self.seed, self.epoch, self._cache = strategy, k, size, seed, 0, {}
+        self.strategy, self.k, self.size, self.seed, self.epoch, self._cache = self.preset.frames if strategy == "uniform" else strategy, k, size, seed, 0, {}
 
     def set_epoch(self, epoch: int):
         "Let strategies that draw frames draw others."
@@ -428,5 +430,5 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, i): # {"video": float32 (T, C, H, W), "caption": str, "clip_id": str}
         row = self.rows.iloc[i]
-        if i not in self._cache: self._cache[i] = read_clip(row.path, self.strategy, self.k, self.size, stable_seed(self.seed, row.clip_id, self.epoch))
+        if i not in self._cache: self._cache[i] = read_clip(row.path, self.strategy, self.k, self.size, stable_seed(self.seed, row.clip_id, self.epoch), self.preset.resize)
         return {"video": preprocess(self._cache[i], self.size), "caption": row.caption, "clip_id": row.clip_id}

@@ -20,7 +20,7 @@ def parse_hub(source: str, # "hub:owner/repository/file@revision", or "hub:datas
     if len(parts) < 3 or not all(parts) or ".." in parts: raise UserError(f"'{source}' names no file of the hub; write hub:owner/repository/file, with @revision if you want one.")
     return "/".join(parts[:2]), "/".join(parts[2:]), revision or None, kind
 
-# %% ../nbs/library/hub.ipynb #e9cb3e64
+# %% ../nbs/library/hub.ipynb #2f784bea
 def hub_page(repo_id: str, repo_type: str = "model") -> str: # address
     "The page of a repository, where its terms are accepted."
     from huggingface_hub import constants
@@ -51,13 +51,14 @@ def _why(error, what, repo_id, repo_type, token):
     if isinstance(error, hub.GatedRepoError):
         if token: return f"{what} is gated and the account of your HF_TOKEN has no access; accept the terms on {page} with that account, then run the command again."
         return f"{what} is gated; accept the terms on {page}, then set HF_TOKEN to a token of your account."
-    if isinstance(error, hub.RepositoryNotFoundError): return f"The hub shows no repository {page}; check the name, and set HF_TOKEN{' to another token' if token else ''} if it is private."
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, hub.RepositoryNotFoundError) or status == 401 and not token: # the hub answers 401 to whoever may not know that a repository exists
+        return f"The hub shows no repository {page}; check the name, and set HF_TOKEN{' to another token' if token else ''} if it is private."
     if isinstance(error, hub.RevisionNotFoundError): return f"{page} has no such revision for {what}; give a commit, tag or branch of it."
     if isinstance(error, hub.LocalEntryNotFoundError):
         if constants.is_offline_mode(): return f"{what} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or give the path of a file you have."
         return f"{what} is not in the local cache and {constants.ENDPOINT} does not answer as a hub; check the network, or give the path of a file you have."
     if isinstance(error, hub.EntryNotFoundError): return f"{page} has no such file: {what}; check its name on that page."
-    status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401: return f"The hub refuses the token in HF_TOKEN ({what}); set it to a valid one, or unset it for what is public."
     if status == 403: return f"The hub does not let you read {what}; look at {page}, and set HF_TOKEN to a token that may read it."
     if status: return f"The hub answered {status} for {what}; try again later."
