@@ -182,14 +182,14 @@ class ViCLIP(nn.Module):
         "One vector a caption."
         return self.text_encoder(tokens)
 
-# %% ../nbs/lessons/02_baseline.ipynb #a72a4845
+# %% ../nbs/lessons/02_baseline.ipynb #45f79fec
 PREFIX = re.compile(r"((?:module|model|viclip|_orig_mod)\.)+") # what wrappers put before a name
 
 def _bare(tensors, path):
     "The tensors under the model's own names, without a wrapper's prefix that all of them have."
     found = next((m[0] for k in tensors if (m := PREFIX.match(k)) and k[m.end():].startswith(("vision_encoder.", "text_encoder."))), "")
     if not found or not all(k.startswith(found) for k in tensors): return tensors
-    warnings.warn(f"The tensors of {path.name} are called {found}..., as a wrapper saves them; {found} is taken off.", stacklevel=4)
+    warnings.warn(f"The names of all tensors in {path.name} begin with '{found}', as a wrapper saves them; it is taken off.", stacklevel=4)
     return {k.removeprefix(found): v for k, v in tensors.items()}
 
 def infer_config(tensors: dict, # a state dict
