@@ -38,7 +38,7 @@ def project_root() -> Path:
         if (folder/"nbs").is_dir() and (folder/"settings.ini").is_file(): return folder
     return here
 
-# %% ../nbs/library/core.ipynb #d07248fe
+# %% ../nbs/library/core.ipynb #d5e65601
 @dataclass(frozen=True)
 class Profile:
     "Every choice of a run that is not a cell of the experiment."
@@ -52,9 +52,11 @@ class Profile:
     min_score: float = 4.0           # lowest Aesthetic_Score taken; rows without a score are not taken
     url_template: str = ""           # where a source video is fetched, with {id}; empty: a loopback server over the world's videos
     weights: str = "nano"            # what `load_viclip` is given
+    revision: str = ""               # commit, tag or branch of the hub repository that the weights are in; empty: as it is now
     bpe: str = ""                    # tokenizer's BPE file; empty: the one shipped for nano
     image_size: int = 64             # pixels a side that the model sees
     k: int = 8                       # frames a clip
+    preprocessing: str = "demo"      # which frames, and how they are resized: "demo" as the study did, or "official" as ViCLIP's own evaluation does
     batch_size: int = 4              # pairs a step, as in the study
     learning_rate: float = 1e-4      # AdamW. The study used 2e-5 on ViCLIP-L; nano is 160 times smaller and moves too little with it
     weight_decay: float = 0.02       # AdamW

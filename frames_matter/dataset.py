@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'BUILD_VERSION', 'MANIFEST_COLUMNS', 'NEEDED', 'KEEP_BYTES
            'read_rows', 'clip_name', 'select_rows', 'fetch_video', 'cut_clip', 'check_clip', 'split_by_source',
            'build_dataset', 'load_manifest', 'manifest_hash', 'verify', 'VideoCaptionDataset']
 
-# %% ../nbs/lessons/01_dataset.ipynb #4918ac0a
+# %% ../nbs/lessons/01_dataset.ipynb #ed3899af
 import contextlib, json, re, shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ from .core import UserError, atomic_path, atomic_write, choose, data_dir, file_s
 from .frames import probe_clip, read_clip, read_frames
 from .loopback import serve_folder
 from .sampling import SAMPLERS, sample_indices
-from .viclip import preprocess
+from .viclip import PRESETS, preprocess
 from .world import make_world_for
 
 # %% ../nbs/lessons/01_dataset.ipynb #91d23375
@@ -399,7 +399,7 @@ def verify(profile) -> list[str]: # one sentence a difference; empty: all is as 
             else: found += [f"{row.clip_id}: {frames} frames, the manifest says {row.frames}"]*(frames != row.frames)
     return found
 
-# %% ../nbs/lessons/01_dataset.ipynb #8fa698f2
+# %% ../nbs/lessons/01_dataset.ipynb #2066ca5b
 class VideoCaptionDataset(torch.utils.data.Dataset):
     "Clips of one split, as tensors a model takes. Each is decoded once: strategies that draw other frames each epoch draw them from memory, as far as `KEEP_BYTES` reach."
     def __init__(self, manifest, # a table of `load_manifest` or `build_dataset`, a manifest's path, or a Profile
@@ -408,13 +408,15 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
                  k: int = 8, # frames
                  size: int = 224, # pixels a side
                  seed: int = 0, # of strategies that draw
+                 preprocessing: str = "demo", # a name in `PRESETS`: its choice of frames is what "uniform" means, its resizing is every strategy's
                 ):
         if not isinstance(manifest, pd.DataFrame): manifest = load_manifest(manifest)
         choose(strategy, SAMPLERS, "strategy")
+        self.preset = choose(preprocessing, PRESETS, "preprocessing")
         if missing := [c for c in ("clip_id", "caption", "split", "path") if c not in manifest]: raise UserError(f"The table of clips has no column {', '.join(missing)}; take it from `load_manifest`.")
         choose(split, list(dict.fromkeys(manifest.split.dropna())), "split")
         self.rows = manifest[manifest.split == split].reset_index(drop=True)
-        self.strategy, self.k, self.size, self.seed, self.epoch, self._kept = strategy, k, size, seed, 0, {}
+        self.strategy, self.k, self.size, self.seed, self.epoch, self._kept = self.preset.frames if strategy == "uniform" else strategy, k, size, seed, 0, {}
 
     def set_epoch(self, epoch: int):
         "Let strategies that draw frames draw others."
@@ -432,8 +434,8 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
     def _frames(self, i, row): # uint8 (k, size, size, 3)
         seed = stable_seed(self.seed, row.clip_id, self.epoch)
         if i not in self._kept:
-            if sum(frames.nbytes for frames in self._kept.values()) > KEEP_BYTES: return read_clip(row.path, self.strategy, self.k, self.size, seed)
-            self._kept[i] = read_frames(row.path, size=self.size) if self.draws else read_clip(row.path, self.strategy, self.k, self.size)
+            if sum(frames.nbytes for frames in self._kept.values()) > KEEP_BYTES: return read_clip(row.path, self.strategy, self.k, self.size, seed, self.preset.resize)
+            self._kept[i] = read_frames(row.path, size=self.size, mode=self.preset.resize) if self.draws else read_clip(row.path, self.strategy, self.k, self.size, mode=self.preset.resize)
         frames = self._kept[i]
         return frames[sample_indices(self.strategy, len(frames), self.k, seed)] if self.draws else frames
 

@@ -6,7 +6,7 @@
 __all__ = ['PLAIN', 'HEADS', 'PHASES', 'RunSpec', 'grid', 'evaluate_retrieval', 'runs_path', 'read_runs', 'store', 'finished',
            'model_dir', 'load_head', 'run', 'run_all']
 
-# %% ../nbs/library/experiment.ipynb #b499c587
+# %% ../nbs/library/experiment.ipynb #2f9d8720
 import contextlib, dataclasses, functools, json, os, platform, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -27,12 +27,13 @@ from .core import (UserError, atomic_path, atomic_write, checkout_id, choose, da
 from .dataset import VideoCaptionDataset, build_dataset, load_manifest, manifest_hash
 from .fusion import FusionTransformer
 from .gap import cosine_gap
+from .hub import pinned, resolve_file
 from .retrieval import ranks, retrieval_metrics
 from .training import (PROTOCOLS, Pairs, Training, alignment_loss, encode_clips, fit, pairwise_similarity, similarity_in_eval)
-from .viclip import ASSETS, load_viclip, resolve_file, save_viclip, tokenizer_for
+from .viclip import ASSETS, load_viclip, save_viclip, tokenizer_for
 from .world import load_truth
 
-# %% ../nbs/library/experiment.ipynb #c8e4076e
+# %% ../nbs/library/experiment.ipynb #633a0478
 @dataclass(frozen=True)
 class RunSpec:
     "Everything that the outcome of a run depends on."
@@ -56,6 +57,7 @@ class RunSpec:
     weights_sha: str            # SHA-256 of the checkpoint
     bpe: str = ""               # tokenizer's BPE file; empty: nano's own
     device: str = "cpu"
+    preprocessing: str = "demo" # which frames "uniform" takes, and how all are resized
     precision: str = "fp32"     # "bf16": the video tower under autocast
     processes: int = 1          # that share every batch
     overrides: tuple = dataclasses.field(default=(), repr=False) # (field, value) of the profile; not part of the identity
@@ -70,11 +72,11 @@ class RunSpec:
 
     def __str__(self): return f"{self.profile}: {self.phase}, {self.architecture}, {self.loss}, {self.sampling}, {self.protocol}, seed {self.seed} ({self.hash})"
 
-PLAIN = ("precision", "fp32"), ("processes", 1) # left out of the identity
+PLAIN = ("preprocessing", "demo"), ("precision", "fp32"), ("processes", 1) # left out of the identity
 
 HEADS = {"viclip": lambda dim: None, "cross_attention": CrossAttention, "fusion": FusionTransformer} # architecture -> head over pairs
 
-# %% ../nbs/library/experiment.ipynb #dd23e3da
+# %% ../nbs/library/experiment.ipynb #401cb24b
 PHASES = { # phase -> architectures, losses, strategies, and the profile's field with its number of epochs
     "zero_shot": (("viclip",), ("infonce",), ("uniform",), None),
     "first_improvement": (("viclip", "cross_attention"), ("infonce", "hnac"), ("uniform",), "epochs_first"),
@@ -97,15 +99,17 @@ def grid(profile, # a Profile
     architectures, losses, strategies, epochs = choose(phase, PHASES, "phase")
     for protocol in profile.protocols: choose(protocol, PROTOCOLS, "protocol")
     build_dataset(profile, progress=progress)
+    weights = pinned(profile.weights, profile)
     same = dict(profile=profile.name, phase=phase, epochs=getattr(profile, epochs) if epochs else 0, data=manifest_hash(profile),
-                weights_sha=_weights_sha(profile.weights), overrides=_overrides(profile), processes=profile.processes if epochs else 1, # without steps there is nothing to share
-                **{f: getattr(profile, f) for f in ("learning_rate", "weight_decay", "batch_size", "temperature", "hard_negative_weight", "k", "image_size", "weights", "bpe", "device", "precision")})
+                weights=weights, bpe=pinned(profile.bpe, profile), weights_sha=_weights_sha(weights), overrides=_overrides(profile),
+                processes=profile.processes if epochs else 1, # without steps there is nothing to share
+                **{f: getattr(profile, f) for f in ("learning_rate", "weight_decay", "batch_size", "temperature", "hard_negative_weight", "k", "image_size", "device", "preprocessing", "precision")})
     seeds = profile.seeds if epochs else profile.seeds[:1]
     return [RunSpec(architecture=a, loss=l, sampling=s, protocol=p, seed=seed, **same)
             for s in strategies for a in architectures for l in losses for p in profile.protocols for seed in seeds
             if not (s == "dropout_described" and p == "published")]
 
-# %% ../nbs/library/experiment.ipynb #9eb75940
+# %% ../nbs/library/experiment.ipynb #77292baf
 @functools.lru_cache(maxsize=1)
 def _manifest(profile, data):
     "The kept rows, if they are those of the specification."
@@ -114,7 +118,7 @@ def _manifest(profile, data):
     return load_manifest(profile)
 
 @functools.lru_cache(maxsize=4)
-def _dataset(profile, data, split, strategy, k, size): return VideoCaptionDataset(_manifest(profile, data), split, strategy, k, size)
+def _dataset(profile, data, split, strategy, k, size): return VideoCaptionDataset(_manifest(profile, data), split, strategy, k, size, preprocessing=profile.preprocessing)
 
 def _stack(dataset, epoch=0, seed=0):
     "All clips as strategies with this seed see them in this epoch: (N, T, C, H, W)."

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from .core import UserError, choose
 from .sampling import SAMPLERS, sample_indices
 
-# %% ../nbs/lessons/01_dataset.ipynb #18075de5
+# %% ../nbs/lessons/01_dataset.ipynb #762d0f23
 def _open(path): # a decord.VideoReader
     "A decoder of a video file, or a `UserError` that says it is not one."
     if not Path(path).is_file(): raise UserError(f"No video at {path}.")
@@ -33,33 +33,37 @@ def _decode(reader, indices, path):
 
 def resize(frames, # uint8 (T, H, W, 3)
            size: int, # pixels a side
+           mode: str = "bilinear", # as the original's demo; or "bicubic", as its evaluation
           ) -> np.ndarray: # uint8 (T, size, size, 3)
-    "Resize straight to a square as the original does: bilinear, no antialias, aspect ratio not kept."
+    "Resize straight to a square as the original does: no antialias, aspect ratio not kept."
+    choose(mode, ("bilinear", "bicubic"), "way of resizing")
     if frames.shape[1:3] == (size, size): return frames
-    x = interpolate(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float(), size=(size, size), mode="bilinear", align_corners=False)
+    x = interpolate(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float(), size=(size, size), mode=mode, align_corners=False)
     return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
-# %% ../nbs/lessons/01_dataset.ipynb #47d79f8e
+# %% ../nbs/lessons/01_dataset.ipynb #aa93d73a
 def read_frames(path, # a video file
                 indices=None, # frame numbers, in the order wanted; None: all
                 size: int | None = None, # pixels a side; None: as they are
+                mode: str = "bilinear", # or "bicubic"
                ) -> np.ndarray: # uint8 (len(indices), size, size, 3) RGB
     "Decode the frames with these numbers."
     reader = _open(path)
     frames = _decode(reader, range(len(reader)) if indices is None else indices, path)
-    return frames if size is None else resize(frames, size)
+    return frames if size is None else resize(frames, size, mode)
 
 def read_clip(path, # a video file
               strategy: str = "uniform", # a name in `SAMPLERS`; "mean" gives the pixel mean of all frames, k times
               k: int = 8, # frames
               size: int = 224, # pixels a side
               seed: int = 0, # of the strategies that draw
+              mode: str = "bilinear", # or "bicubic"
              ) -> np.ndarray: # uint8 (k, size, size, 3) RGB
     "Decode the frames that a strategy takes of a clip."
     choose(strategy, SAMPLERS, "strategy")
     reader = _open(path)
-    if strategy != "mean": return resize(_decode(reader, sample_indices(strategy, len(reader), k, seed), path), size)
-    every = resize(_decode(reader, range(len(reader)), path), size)
+    if strategy != "mean": return resize(_decode(reader, sample_indices(strategy, len(reader), k, seed), path), size, mode)
+    every = resize(_decode(reader, range(len(reader)), path), size, mode)
     return np.repeat(every.mean(0, keepdims=True).round().astype(np.uint8), k, 0)
 
 def probe_clip(path) -> dict: # frames, fps, width, height, seconds
