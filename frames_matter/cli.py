@@ -57,7 +57,7 @@ def report(profile: ProfileName = "mini"):
     from frames_matter.report import report as write_report
     write_report(P)
 
-# %% ../nbs/library/cli.ipynb #3303e8db
+# %% ../nbs/library/cli.ipynb #4f66e759
 @dataset_app.command(epilog=examples("frames-matter dataset select", "frames-matter dataset select -p internvid", "frames-matter dataset select -p internvid --rule first",
                                      "frames-matter dataset select -p internvid --rows InternVid-18M-AES.jsonl --candidates 2000 -o min_seconds=5"))
 def select(profile: ProfileName = "mini", override: Overrides = [],
@@ -66,10 +66,10 @@ def select(profile: ProfileName = "mini", override: Overrides = [],
            candidates: Annotated[int, typer.Option(metavar="N", help="Rows to choose, more than clips are wanted: many videos are gone. Short for -o candidates=N.")] = 0):
     "Show which metadata rows qualify, and why the others do not. Of a large table, choose candidates and write them down in data_manifest. Fetches no video."
     P = get_profile(profile, **parse_overrides(override) | {k: v for k, v in dict(rows=rows, rule=rule, candidates=candidates).items() if v})
-    from frames_matter.dataset import is_chosen, read_rows, select_rows, source_of
+    from frames_matter.select import describe, is_chosen, select as choose_candidates, select_rows
+    if not P.rows: from frames_matter.dataset import read_rows, source_of # torch and all
     if is_chosen(P):
-        from frames_matter.select import describe, select as choose_candidates
-        print(describe(choose_candidates(P, source_of(P))))
+        print(describe(choose_candidates(P, P.rows or source_of(P))))
         return print(f"Written to {manifest_dir(P)}. A build with the same settings starts from it.")
     table = select_rows(read_rows(P), P)
     print(table[table.status == ""][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))

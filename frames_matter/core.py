@@ -38,7 +38,7 @@ def project_root() -> Path:
         if (folder/"nbs").is_dir() and (folder/"settings.ini").is_file(): return folder
     return here
 
-# %% ../nbs/library/core.ipynb #5462ed67
+# %% ../nbs/library/core.ipynb #f9c970d5
 @dataclass(frozen=True)
 class Profile:
     "Every choice of a run that is not a cell of the experiment."
@@ -55,6 +55,7 @@ class Profile:
     min_score: float = 4.0           # lowest Aesthetic_Score taken; rows without a score are not taken
     url_template: str = ""           # where a source video is fetched, with {id}; empty: a loopback server over the world's videos
     weights: str = "nano"            # what `load_viclip` is given
+    revision: str = ""               # commit, tag or branch of the hub repository that the weights are in; empty: as it is now
     bpe: str = ""                    # tokenizer's BPE file; empty: the one shipped for nano
     image_size: int = 64             # pixels a side that the model sees
     k: int = 8                       # frames a clip
