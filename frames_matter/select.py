@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RULES', 'KEY_VERSION', 'COLUMNS', 'FORMATS', 'EXPECTED', 'CONVERTED', 'clip_keys', 'scan_rows', 'milliseconds', 'why_not', 'with_facts', 'choose_candidates', 'Table', 'find_table', 'select', 'describe', 'recorded', 'is_chosen', 'chosen_rows', 'Rejected', 'parse_timestamp', 'clip_name', 'select_rows']
 
-# %% ../nbs/library/00_select.ipynb #f2e638de
+# %% ../nbs/library/00_select.ipynb #1474fc1e
 import contextlib, fnmatch, functools, hashlib, json, re, sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .core import UserError, atomic_write, choose, file_sha256, manifest_dir, project_root
+from .hub import commit_of, hub_file, hub_list
 
 # %% ../nbs/library/00_select.ipynb #b31d14cc
 RULES = {"first": "in the order of the table", "hash": "by a number made of the seed, the video's id and the clip's times"}
@@ -209,22 +210,16 @@ def _on_disk(source):
 
 def _is_part(names): return any(part.startswith("partial-") for name in names for part in name.split("/")[:-1])
 
-# %% ../nbs/library/00_select.ipynb #51f28d17
+# %% ../nbs/library/00_select.ipynb #11678546
 def _on_hub(source):
     "The files of a hub dataset's table, fetched into the hub's cache."
-    name, _, revision = source[4:].partition("@")
+    name, _, revision = source.removeprefix("hub:").removeprefix("datasets/").partition("@")
     owner, repo, *rest = name.strip("/").split("/") + ["", ""]
     repo, path = f"{owner}/{repo}", "/".join(p for p in rest if p)
     if not path or ".." in rest: raise UserError(f"{source!r} names no table; write hub:owner/repository/configuration/split, or hub:owner/repository/file@revision.")
     names, found_at, stated = ((path,), revision, None) if Path(path).suffix in FORMATS else _search(repo, path, revision, source)
-    from frames_matter.hub import hub_file
     files = tuple(hub_file(repo, n, revision=found_at or None, repo_type="dataset") for n in names)
-    return Table(source, files, names, found_at or "main", _commit(files[0]), _is_part(names), EXPECTED.get(name.strip("/"), stated))
-
-def _commit(path):
-    "The commit that a file of the hub's cache is of: the folder of its snapshot."
-    parts = Path(path).parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
+    return Table(source, files, names, found_at or "main", commit_of(files[0]) or "", _is_part(names), EXPECTED.get(name.strip("/"), stated))
 
 def _search(repo, path, revision, source): # -> names, revision, rows stated by the page or None
     "Where a configuration and split, or a folder, keeps its rows."
@@ -238,34 +233,14 @@ def _search(repo, path, revision, source): # -> names, revision, rows stated by 
     if not names: raise UserError(f"{source} leads to no {' or '.join(FORMATS[:2])} file in the dataset {repo}; name a configuration and split, or a file, that its page lists.")
     return tuple(sorted(names)), where, stated
 
-def _entries(repo, folder, revision, recursive=True):
-    "The names of the files of a folder of a hub dataset; none if there is no such folder or revision."
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
-    with _hub_errors(repo):
-        try: return sorted(e.path for e in HfApi().list_repo_tree(repo, folder or None, recursive=recursive, revision=revision or None, repo_type="dataset") if hasattr(e, "size"))
-        except (EntryNotFoundError, RevisionNotFoundError): return []
-
-def _listed(repo, folder, revision): return [n for n in _entries(repo, folder, revision) if Path(n).suffix in FORMATS]
-
-@contextlib.contextmanager
-def _hub_errors(repo):
-    "What keeps a hub dataset's files from being listed, as a `UserError` that says what to do."
-    import httpx
-    from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
-    page = f"{constants.ENDPOINT}/datasets/{repo}"
-    try: yield
-    except OfflineModeIsEnabled as e: raise UserError(f"The files of {repo} cannot be listed while HF_HUB_OFFLINE is set; unset it, or name one file that is in the cache, or a path.") from e
-    except GatedRepoError as e: raise UserError(f"{repo} is gated: accept its terms on {page} and set HF_TOKEN to a token of that account.") from e
-    except RepositoryNotFoundError as e: raise UserError(f"There is no dataset {repo} that you may see; check its name on {page}, and set HF_TOKEN if it is private.") from e
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as e: raise UserError(f"The files of {repo} could not be listed ({' '.join(str(e).split())[:120]}); check the network and run the command again.") from e
+def _listed(repo, folder, revision):
+    "The tables in a folder of a hub dataset."
+    return [n for n in hub_list(repo, folder, revision or None, "dataset") if Path(n).suffix in FORMATS]
 
 def _declared(repo, configuration, split): # -> names, rows or None
     "What a dataset's page declares as the files of a split, and how many rows it says there are."
     from huggingface_hub import DatasetCard
-    from frames_matter.hub import hub_file
-    if "README.md" not in _entries(repo, "", "", recursive=False): return [], None
+    if "README.md" not in hub_list(repo, repo_type="dataset", recursive=False): return [], None
     card = DatasetCard.load(hub_file(repo, "README.md", repo_type="dataset"), ignore_metadata_errors=True).data.to_dict()
     files = [f for c in card.get("configs") or [] if c.get("config_name") == configuration for f in _by_split(c.get("data_files")) if f.get("split") == split]
     patterns = [p for f in files for p in ([f["path"]] if isinstance(f.get("path"), str) else f.get("path") or [])]
