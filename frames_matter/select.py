@@ -210,7 +210,7 @@ def _on_disk(source):
 
 def _is_part(names): return any(part.startswith("partial-") for name in names for part in name.split("/")[:-1])
 
-# %% ../nbs/library/00_select.ipynb #11678546
+# %% ../nbs/library/00_select.ipynb #8eb2865f
 def _on_hub(source):
     "The files of a hub dataset's table, fetched into the hub's cache."
     name, _, revision = source.removeprefix("hub:").removeprefix("datasets/").partition("@")
@@ -239,9 +239,9 @@ def _listed(repo, folder, revision):
 
 def _declared(repo, configuration, split): # -> names, rows or None
     "What a dataset's page declares as the files of a split, and how many rows it says there are."
-    from huggingface_hub import DatasetCard
+    from huggingface_hub import metadata_load
     if "README.md" not in hub_list(repo, repo_type="dataset", recursive=False): return [], None
-    card = DatasetCard.load(hub_file(repo, "README.md", repo_type="dataset"), ignore_metadata_errors=True).data.to_dict()
+    card = metadata_load(hub_file(repo, "README.md", repo_type="dataset")) or {}
     files = [f for c in card.get("configs") or [] if c.get("config_name") == configuration for f in _by_split(c.get("data_files")) if f.get("split") == split]
     patterns = [p for f in files for p in ([f["path"]] if isinstance(f.get("path"), str) else f.get("path") or [])]
     infos = card.get("dataset_info") or []

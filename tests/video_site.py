@@ -44,7 +44,7 @@ class VideoSite(loopback._Handler):
         kind = name[:4]
         self.server.tries[name] += 1
         if kind == "slow": time.sleep(0.7)
-        if kind == "busy" and self.server.tries[name] == 2: return self._say(503)
+        if kind == "busy" and self.server.tries[name] == 1: return self._say(503)
         if kind == "html":
             page = b"<!doctype html><title>This video is not available in your country</title>"
             self._say(200, len(page), "video/mp4")
