@@ -81,6 +81,7 @@ def test_all_five_lessons(hub, films, command):
         sizes = ["device=cpu", "image_size=32", "n_clips=20", "candidates=120", "epochs_first=1", "epochs_second=1", "seeds=[0]"]
         done = command(hub, "reproduce", "--profile", "internvid", *[w for o in [f"url_template={template}", *sizes] for w in ("-o", o)])
     assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
     manifest, results = command.home/"data_manifest"/"internvid", command.home/"results"/"internvid"
     selection, rows = json.loads((manifest/"selection.json").read_text()), list(csv.DictReader(open(manifest/"clips.csv")))
     assert selection["asked"]["rule"] == "hash" and selection["commit"] == hub.commit and selection["rows_seen"] == 620 and [f["name"] for f in selection["files"]] == [f"{CONFIGURATION}/AES_vc2vicuna/000{i}.parquet" for i in (0, 1)]
