@@ -429,6 +429,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'frames_matter.select._polars': ('library/select.html#_polars', 'frames_matter/select.py'),
                                       'frames_matter.select._readable': ('library/select.html#_readable', 'frames_matter/select.py'),
                                       'frames_matter.select._search': ('library/select.html#_search', 'frames_matter/select.py'),
+                                      'frames_matter.select._sift': ('library/select.html#_sift', 'frames_matter/select.py'),
                                       'frames_matter.select._tally': ('library/select.html#_tally', 'frames_matter/select.py'),
                                       'frames_matter.select._versions': ('library/select.html#_versions', 'frames_matter/select.py'),
                                       'frames_matter.select.choose_candidates': ( 'library/select.html#choose_candidates',

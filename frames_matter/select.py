@@ -21,7 +21,7 @@ from .hub import commit_of, hub_file, hub_list
 RULES = {"first": "in the order of the table", "hash": "by a number made of the seed, the video's id and the clip's times"}
 KEY_VERSION = 1 # raise it when the same clip and seed give another number
 
-# %% ../nbs/library/00_select.ipynb #9f1eac45
+# %% ../nbs/library/00_select.ipynb #993c9d94
 def _mix(h):
     "The last steps of splitmix64: every bit of the result depends on every bit given."
     h = (h ^ h >> np.uint64(30))*np.uint64(0xBF58476D1CE4E5B9)
@@ -36,10 +36,9 @@ def clip_keys(clips, # polars Series of structs: YoutubeID, start and end in ms
     clips = clips.struct.unnest()
     size = clips["YoutubeID"].str.len_bytes().to_numpy().astype(np.uint64)
     n_words = int(size.max() + 7)//8 if len(size) else 0
-    padded = clips["YoutubeID"].str.pad_end(8*n_words, "\0").cast(pl.Binary)
     h = _mix(np.uint64(seed % 2**64) ^ size)
-    for i in range(n_words):
-        word = padded.bin.slice(8*i, 8).bin.reinterpret(dtype=pl.UInt64, endianness="little").to_numpy()
+    if n_words: words = clips["YoutubeID"].str.pad_end(8*n_words, "\0").cast(pl.Binary).bin.reinterpret(dtype=pl.Array(pl.UInt8, 8*n_words), endianness="little").to_numpy()
+    for i, word in enumerate(np.ascontiguousarray(words.view("<u8").T) if n_words else ()): # (n_words, N)
         h = np.where(size > 8*i, _mix(h ^ word), h)
     for name in ("start", "end"): h = _mix(h ^ clips[name].to_numpy().astype(np.uint64))
     return pl.Series(h, dtype=pl.UInt64)
@@ -102,7 +101,7 @@ def _odd_timestamps(odd, texts):
     known = {t: ms(t) for t in odd.drop_nulls().unique().to_list()}
     return texts.replace_strict(list(known), list(known.values()), default=None, return_dtype=pl.Int64) if known else pl.Series([None]*len(texts), dtype=pl.Int64)
 
-# %% ../nbs/library/00_select.ipynb #6e300ce8
+# %% ../nbs/library/00_select.ipynb #abfbd459
 def milliseconds(column: str): # Expr
     "A column of timestamps in milliseconds, null where it is not one."
     import polars as pl
@@ -118,11 +117,11 @@ def why_not(profile): # Expr over rows with start and end in ms: the reason, or 
     if profile.min_score: checks += [(score.is_null(), "no score"), (score < profile.min_score, f"score below {profile.min_score:g}")]
     return functools.reduce(lambda rest, check: pl.when(check[0]).then(pl.lit(check[1])).otherwise(rest), reversed(checks), pl.lit(""))
 
-def with_facts(rows, profile): # LazyFrame -> LazyFrame with start and end in ms, and reason
+def with_facts(rows, profile): # LazyFrame or DataFrame -> the same with start and end in ms, and reason
     "Say of each row what is wrong with it."
     return rows.with_columns(start=milliseconds("Start_timestamp"), end=milliseconds("End_timestamp")).with_columns(reason=why_not(profile))
 
-# %% ../nbs/library/00_select.ipynb #04ee489c
+# %% ../nbs/library/00_select.ipynb #02351889
 def _first(table, profile, n): # -> candidates, rows seen by reason
     "The first n rows that qualify, and what became of the rows up to there."
     import polars as pl
@@ -132,19 +131,29 @@ def _first(table, profile, n): # -> candidates, rows seen by reason
 
 def _tally(facts): return facts.group_by("reason").len()
 
+def _sift(piece, profile, bound): # DataFrame -> DataFrame: rows that qualify with numbers up to `bound`, and how many rows there are of each reason
+    "What is kept of one piece of the table."
+    import polars as pl
+    facts = with_facts(piece, profile)
+    good = (facts["reason"] == "").arg_true()
+    keys = clip_keys(facts.select(pl.col("YoutubeID", "start", "end").gather(good)).to_struct(), profile.seed)
+    small = facts.select(pl.col(COLUMNS).gather(good.filter(keys <= bound))).insert_column(0, keys.filter(keys <= bound).alias("key"))
+    small = pl.DataFrame(small.to_dict(as_series=False), schema=small.schema) # a copy: what is cut out of a column of texts keeps all of it in memory
+    return pl.concat([small, facts.group_by("reason").agg(n=pl.len().cast(pl.Int64))], how="diagonal")
+
 def _hash(table, profile, n, rows): # -> candidates, rows seen by reason
     "The n rows that qualify and have the smallest numbers; equal numbers are told apart by what the rows say."
     import polars as pl
-    facts, tally, share = with_facts(table, profile), None, min(1.0, 8*n/max(1, rows))
+    schema = {"key": pl.UInt64, **{c: pl.Float64 if c == "Aesthetic_Score" else pl.String for c in COLUMNS}, "reason": pl.String, "n": pl.Int64}
+    share = min(1.0, 8*n/max(1, rows))
     while True:
-        bound = pl.lit(min(int(share*2**64), 2**64 - 1), pl.UInt64)
-        number = pl.struct("YoutubeID", "start", "end").map_batches(lambda s: clip_keys(s, profile.seed), return_dtype=pl.UInt64, is_elementwise=True)
-        small = facts.filter(reason="").with_columns(key=number).filter(pl.col("key") <= bound).bottom_k(n, by=["key", *COLUMNS])
-        if tally is None: tally, found = pl.collect_all([_tally(facts), small], engine="streaming")
-        else: found = small.collect(engine="streaming")
-        if len(found) == n or share == 1: break
+        bound = min(int(share*2**64), 2**64 - 1)
+        sifted = table.drop("row").map_batches(lambda piece: _sift(piece, profile, bound), schema=schema, streamable=True).collect(engine="streaming")
+        found = sifted.filter(pl.col("key").is_not_null())
+        if len(found) >= n or share == 1: break
         share = min(1.0, 16*share)
-    found = found.sort("key", *COLUMNS)
+    found = found.sort("key", *COLUMNS).head(n)
+    tally = sifted.filter(pl.col("n").is_not_null()).group_by("reason").agg(pl.col("n").sum())
     return found.with_columns(order=pl.Series([f"{k:016x}" for k in found["key"]], dtype=pl.String)), tally
 
 def choose_candidates(files, # paths of the table
