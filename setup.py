@@ -39,7 +39,7 @@ setup(
     packages=[NAME],
     package_data={NAME: ["assets/*"]},
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements") + lines("scale_requirements"), "scale": lines("scale_requirements"), "docs": lines("docs_requirements")},
+    extras_require={"dev": lines("dev_requirements"), "scale": lines("scale_requirements"), "docs": lines("docs_requirements")},
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{NAME} = {NAME}._modidx:d"]},
     cmdclass={"build_py": BuildWithLessons},
 )

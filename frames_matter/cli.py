@@ -6,14 +6,14 @@
 __all__ = ['app', 'dataset_app', 'ProfileName', 'Overrides', 'CHECKS', 'examples', 'parse_overrides', 'reproduce', 'report',
            'select', 'build', 'verify', 'pretrain', 'bench', 'diagnose', 'doctor', 'run_command', 'main']
 
-# %% ../nbs/library/cli.ipynb #9692aebb
+# %% ../nbs/library/cli.ipynb #9575acf7
 import errno, json, os, shutil, subprocess, sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .core import UserError, choose, find_ffmpeg, get_profile, project_root
+from .core import UserError, choose, find_ffmpeg, get_profile, manifest_dir, project_root
 
 # %% ../nbs/library/cli.ipynb #e6097820
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -57,16 +57,24 @@ def report(profile: ProfileName = "mini"):
     from frames_matter.report import report as write_report
     write_report(P)
 
-# %% ../nbs/library/cli.ipynb #8f408008
-@dataset_app.command(epilog=examples("frames-matter dataset select", "frames-matter dataset select -p internvid -o min_seconds=5"))
-def select(profile: ProfileName = "mini", override: Overrides = []):
-    "Show which metadata rows qualify, and why the others do not; fetches nothing."
-    P = get_profile(profile, **parse_overrides(override))
-    from frames_matter.dataset import read_rows, select_rows
-    rows = select_rows(read_rows(P), P)
-    print(rows[rows.status == ""][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
-    print(f"{(rows.status == '').sum()} of {len(rows)} rows qualify; the others:")
-    print(rows.reason[rows.status != ""].value_counts().to_string())
+# %% ../nbs/library/cli.ipynb #4f66e759
+@dataset_app.command(epilog=examples("frames-matter dataset select", "frames-matter dataset select -p internvid", "frames-matter dataset select -p internvid --rule first",
+                                     "frames-matter dataset select -p internvid --rows InternVid-18M-AES.jsonl --candidates 2000 -o min_seconds=5"))
+def select(profile: ProfileName = "mini", override: Overrides = [],
+           rows: Annotated[str, typer.Option(metavar="TABLE", help="A parquet or JSON lines file, a folder or pattern of them, or hub:owner/repository/configuration/split. Short for -o rows=TABLE.")] = "",
+           rule: Annotated[str, typer.Option(metavar="RULE", help="first (in file order, the study's) or hash (seeded, whatever the order of the file). Short for -o rule=RULE.")] = "",
+           candidates: Annotated[int, typer.Option(metavar="N", help="Rows to choose, more than clips are wanted: many videos are gone. Short for -o candidates=N.")] = 0):
+    "Show which metadata rows qualify, and why the others do not. Of a large table, choose candidates and write them down in data_manifest. Fetches no video."
+    P = get_profile(profile, **parse_overrides(override) | {k: v for k, v in dict(rows=rows, rule=rule, candidates=candidates).items() if v})
+    from frames_matter.select import describe, is_chosen, select as choose_candidates, select_rows
+    if not P.rows: from frames_matter.dataset import read_rows, source_of # torch and all
+    if is_chosen(P):
+        print(describe(choose_candidates(P, P.rows or source_of(P))))
+        return print(f"Written to {manifest_dir(P)}. A build with the same settings starts from it.")
+    table = select_rows(read_rows(P), P)
+    print(table[table.status == ""][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
+    print(f"{(table.status == '').sum()} of {len(table)} rows qualify; the others:")
+    print(table.reason[table.status != ""].value_counts().to_string())
 
 @dataset_app.command(epilog=examples("frames-matter dataset build", "frames-matter dataset build -p smoke"))
 def build(profile: ProfileName = "mini", override: Overrides = []):

@@ -38,12 +38,15 @@ def project_root() -> Path:
         if (folder/"nbs").is_dir() and (folder/"settings.ini").is_file(): return folder
     return here
 
-# %% ../nbs/library/core.ipynb #d5e65601
+# %% ../nbs/library/core.ipynb #08097c62
 @dataclass(frozen=True)
 class Profile:
     "Every choice of a run that is not a cell of the experiment."
     name: str                        # also the folder's name under data/, data_manifest/ and results/
     source: str = "world"            # where rows come from: "world" (made here) or "hub"
+    rows: str = ""                   # the metadata table: a path, or hub:owner/repository/configuration/split; empty: metadata.jsonl in data/<profile> or the world's own
+    rule: str = "first"              # which rows are tried: "first" (in file order) or "hash" (seeded, whatever the order of the file)
+    candidates: int = 1000           # rows chosen of a large table, to be tried until there are n_clips; many videos are gone
     seed: int = 42                   # of the selection and the split; the study's random_state
     n_clips: int = 50                # clips of the study, split into train, alignment and test
     n_pool: int = 240                # further clips, from other source videos, that only the sound protocol is tested on
@@ -71,11 +74,11 @@ class Profile:
     processes: int = 1               # that share the batches of one run, a GPU each
     workers: int = 2                 # processes (runs) or threads (fetching) at once
 
-# %% ../nbs/library/core.ipynb #65a6143f
+# %% ../nbs/library/core.ipynb #c2969aeb
 PROFILES = {p.name: p for p in (
     Profile("smoke", n_clips=10, n_pool=8, epochs_first=1, epochs_second=1, seeds=(0,)),
     Profile("mini"),
-    Profile("internvid", source="hub", n_pool=0, min_score=0.0, url_template="https://www.youtube.com/watch?v={id}",
+    Profile("internvid", source="hub", rows="hub:OpenGVLab/InternVid/InternVid-18M-AES/AES_vc2vicuna", rule="hash", n_pool=0, min_score=0.0, url_template="https://www.youtube.com/watch?v={id}",
             weights="hub:OpenGVLab/ViCLIP/ViClip-InternVid-10M-FLT.pth", bpe="hub:OpenGVLab/ViCLIP/bpe_simple_vocab_16e6.txt.gz",
             image_size=224, learning_rate=2e-5, device="cuda", precision="bf16", workers=1))}
 

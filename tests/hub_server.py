@@ -30,6 +30,7 @@ class Hub:
     moved: dict = field(default_factory=dict)    # old "owner/repository" -> new
     revisions: tuple = ("main",)                 # names of the commit
     broken: int = 0                              # a status that every request gets, if not 0
+    at: dict = field(default_factory=dict)       # beginning of a name in `files` -> the one revision that such files are in; others are in every revision
     large: int = 1000                            # bytes from which a file is redirected to the second host
     commit: str = COMMIT
     requests: list = field(default_factory=list) # (method, path, has a token, Range header) of every request
@@ -75,18 +76,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._route(body=True)
 
     def _route(self, body):
-        hub, path = self.server.hub, unquote(urlsplit(self.path).path)
+        hub, path = self.server.hub, urlsplit(self.path).path # a revision may have slashes, which the client escapes
         bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if not path.startswith("/api/agent-harnesses"): hub.requests.append((self.command, self.path, bool(bearer), self.headers.get("Range"))) # the client asks it about itself
         if hub.broken: return self._refuse(hub.broken, "", "the hub is broken")
         if path.startswith("/cdn/"):
+            path = unquote(path)
             if bearer: return self._refuse(400, "", "a token was sent to the second host")
             return self._send(path.removeprefix("/cdn/"), body)
         if m := re.fullmatch(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)", path):
-            if self._may(m["kind"] or "", m["repo"], m["revision"], bearer, path): self._resolve(m["kind"] or "", m["repo"], m["name"], body)
+            if self._may(m["kind"] or "", m["repo"], unquote(m["revision"]), bearer, path): self._resolve(m["kind"] or "", m["repo"], unquote(m["revision"]), unquote(m["name"]), body)
         elif m := re.fullmatch(r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(/(?P<under>.*))?)?", path):
             kind = "datasets/" if m["kind"] == "datasets" else ""
-            if self._may(kind, m["repo"], m["revision"] or "main", bearer, path): self._list(kind, m["repo"], m["what"], m["under"] or "")
+            if self._may(kind, m["repo"], unquote(m["revision"] or "main"), bearer, path): self._list(kind, m["repo"], m["what"], unquote(m["revision"] or "main"), unquote(m["under"] or ""))
         else: self._refuse(404, "", f"no such page: {path}")
 
     def _may(self, kind, repo, revision, bearer, path):
@@ -101,10 +103,16 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in (*hub.revisions, hub.commit): return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}", **{"X-Repo-Commit": ""})
         return True
 
-    def _resolve(self, kind, repo, name, body):
+    def _there(self, key, revision):
+        "Whether a file is in a revision."
+        hub = self.server.hub
+        only = next((r for start, r in hub.at.items() if key.startswith(start)), None)
+        return key in hub.files and (only is None or revision in (only, hub.commit))
+
+    def _resolve(self, kind, repo, revision, name, body):
         hub, key = self.server.hub, f"{kind}{repo}/{name}"
         commit = {"X-Repo-Commit": hub.commit}
-        if key not in hub.files: return self._refuse(404, "EntryNotFound", "Entry not found", **commit)
+        if not self._there(key, revision): return self._refuse(404, "EntryNotFound", "Entry not found", **commit)
         size = _size(hub.files[key])
         if size < hub.large: return self._send(key, body, **commit)
         self._say(302, Location=f"http://localhost:{self.server.server_port}/cdn/{key}", **{"X-Linked-Size": size, "X-Linked-Etag": f'"{self.server.digest(key)}"'}, **commit)
@@ -125,17 +133,20 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             for part in _parts(content, first, last): self.wfile.write(part)
 
-    def _list(self, kind, repo, what, under):
+    def _list(self, kind, repo, what, revision, under):
         hub = self.server.hub
         prefix = f"{kind}{repo}/"
-        names = sorted(k.removeprefix(prefix) for k in hub.files if k.startswith(prefix) and k.removeprefix(prefix).startswith(under))
+        names = sorted(k.removeprefix(prefix) for k in hub.files if k.startswith(f"{prefix}{under}/" if under else prefix) and self._there(k, revision))
+        if under and not names: return self._refuse(404, "EntryNotFound", f"{under} does not exist on {revision}", **{"X-Repo-Commit": hub.commit})
         def entry(name):
             size, sha = _size(hub.files[prefix + name]), self.server.digest(prefix + name)
             return {"type": "file", "path": name, "size": size, "oid": sha[:40]} | ({"lfs": {"oid": sha, "size": size, "pointerSize": 134}} if size >= hub.large else {})
         if what == "paths-info":
             asked = json.loads(self.posted)["paths"] if self.headers.get("Content-Type", "").startswith("application/json") else [unquote(p.partition("=")[2]) for p in self.posted.decode().split("&") if p.startswith("paths=")]
             answer = [entry(n) for n in names if n in asked] + [{"type": "directory", "path": a, "oid": "0"*40} for a in asked if any(n.startswith(f"{a}/") for n in names)]
-        elif what == "tree": answer = [entry(n) for n in names]
+        elif what == "tree":
+            deep = "recursive=true" in urlsplit(self.path).query.lower()
+            answer = [entry(n) for n in names if deep or "/" not in n[len(under) + bool(under):]]
         else: answer = {"id": repo, "sha": hub.commit, "private": False, "gated": "manual" if repo in hub.gated else False, "tags": [], "siblings": [{"rfilename": n} for n in names]}
         self._say(200, body=json.dumps(answer).encode(), **{"Content-Type": "application/json"})
 
@@ -153,8 +164,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 64
 
     def digest(self, key):
-        if key not in self.digests: self.digests[key] = _digest(self.hub.files[key])
-        return self.digests[key]
+        content = self.hub.files[key] # which a test may change
+        if self.digests.get(key, (None,))[0] is not content: self.digests[key] = content, _digest(content)
+        return self.digests[key][1]
 
 @contextlib.contextmanager
 def serve_hub(files: dict, # "owner/repository/path" or "datasets/owner/repository/path" -> Path or bytes
