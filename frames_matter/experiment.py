@@ -329,7 +329,7 @@ def _run_in_processes(spec, keep_model):
     spread(run, (spec, keep_model), spec.processes)
     return finished(spec.resolved_profile())[spec.hash]
 
-# %% ../nbs/library/experiment.ipynb #e05e7834
+# %% ../nbs/library/experiment.ipynb #10873e5c
 def _run_once(spec): # -> record, or the text of an error
     "Do a run unless another process has just done it; a failure comes back as one line that names the run."
     profile = spec.resolved_profile()
@@ -365,7 +365,7 @@ def run_all(specs, # of `grid`
     if not specs: return []
     profile = specs[0].resolved_profile()
     done = finished(profile)
-    todo = list({s.hash: s for s in specs if s.hash not in done}.values())
+    todo = list({s.hash: s for s in sorted(specs, key=lambda s: s.protocol != "sound") if s.hash not in done}.values()) # the long runs first: no worker waits for the last
     if todo and launched() == 1: check_machine(todo[0].device, todo[0].precision, todo[0].processes)
     workers = 1 if specs[0].processes > 1 else min(workers or profile.workers, max(1, len(todo)))
     with tqdm(total=len(specs), initial=len(specs) - len(todo), desc="runs", disable=None if progress else True) as bar:
