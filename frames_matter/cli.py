@@ -110,13 +110,13 @@ def bench(name: Annotated[str, typer.Argument(help="One benchmark; all when left
     for script in [choose(name, scripts, "benchmark")] if name else scripts.values():
         if code := subprocess.run([sys.executable, str(script)], cwd=project_root()).returncode: raise typer.Exit(code)
 
-# %% ../nbs/library/cli.ipynb #410c4609
+# %% ../nbs/library/cli.ipynb #918c22e5
 def _python():
     return sys.version.split()[0]
 
 def _torch():
     import torch
-    return f"{torch.__version__}, {torch.get_num_threads()} threads"
+    return f"{torch.__version__}, {torch.get_num_threads()} thread{'s'*(torch.get_num_threads() > 1)}"
 
 def _device():
     import torch

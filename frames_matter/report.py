@@ -581,7 +581,7 @@ def write_readme(profile="mini", # name, or a Profile
     if text != old: atomic_write(readme, text)
     return readme
 
-# %% ../nbs/library/report.ipynb #899d32e0
+# %% ../nbs/library/report.ipynb #1dc440ec
 def _has_place(profile):
     "Whether README.md shows this profile: any of its markers stands in it."
     readme = project_root()/"README.md"
@@ -594,4 +594,4 @@ def report(profile="mini"): # name, or a Profile
     write_tables(profile, runs)
     write_figures(profile, runs)
     if _has_place(profile): write_readme(profile, runs)
-    print(f"{len(runs)} runs; tables and figures are in {results_dir(profile)}" + (", and in README.md." if _has_place(profile) else "."))
+    print(f"{len(runs)} runs; tables and figures are in {results_dir(profile).relative_to(project_root())}" + (", and in README.md." if _has_place(profile) else "."))
