@@ -401,7 +401,7 @@ def _timeline(ax, indices, n, fps, evidence):
     ax.tick_params(length=0, pad=1)
     for spine in ax.spines.values(): spine.set_visible(False)
 
-# %% ../nbs/library/report.ipynb #81e5df26
+# %% ../nbs/library/report.ipynb #0e867c47
 def save_similarity(profile, # name, or a Profile
                     similarity, # (N captions, N clips) cosines
                    ) -> Path:
@@ -416,7 +416,8 @@ def _sheet(profile):
     manifest = manifest_dir(profile)/"clips.csv"
     if profile.source != "world" or not manifest.is_file(): return None
     from frames_matter.world import load_truth
-    rows, truth = pd.read_csv(manifest), load_truth(profile)
+    try: rows, truth = pd.read_csv(manifest), load_truth(profile)
+    except UserError: return None # a fresh clone has the manifest without the world
     for r in rows[(rows.status == "kept") & rows.split.isin(["pool", "test"])].itertuples():
         facts = truth.get((r.youtube_id, round(float(r.start), 3), round(float(r.end), 3)), {})
         clip = data_dir(profile)/"clips"/f"{r.clip_id}.mp4"

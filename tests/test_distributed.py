@@ -143,7 +143,7 @@ def test_failure_is_one_line(spec):
     from frames_matter.experiment import run_all
     bad = replace(spec, weights="/absent/weights.safetensors", seed=99)
     with pytest.raises(UserError) as e: run_all([bad], progress=False)
-    assert str(e.value) == f"Run {bad} failed: No file at /absent/weights.safetensors; give a path, 'nano', or hub:owner/repository/file."
+    assert str(e.value) == f"Run {bad} failed: No file at /absent/weights.safetensors; give a path, or hub:owner/repository/file."
 
 # --- precision ---
 

@@ -78,7 +78,7 @@ def command(tmp_path, root):
 def test_all_five_lessons(hub, films, command):
     "Rows, videos, weights and tokenizer come over HTTP; every run finishes, and what is written says where it came from."
     with serve_videos(films) as (template, asked):
-        sizes = ["device=cpu", "image_size=32", "n_clips=20", "candidates=120", "epochs_first=1", "epochs_second=1", "seeds=[0]"]
+        sizes = ["device=cpu", "precision=fp32", "image_size=32", "n_clips=20", "candidates=120", "epochs_first=1", "epochs_second=1", "seeds=[0]"]
         done = command(hub, "reproduce", "--profile", "internvid", *[w for o in [f"url_template={template}", *sizes] for w in ("-o", o)])
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
