@@ -232,7 +232,7 @@ def save_figure(fig, # a figure
     "Write a PNG whose bytes depend on the figure alone."
     with plt.rc_context(STYLE), atomic_path(path) as tmp: fig.savefig(tmp, dpi=130, metadata={"Software": None})
 
-# %% ../nbs/library/report.ipynb #2f2b5a7d
+# %% ../nbs/library/report.ipynb #8c319a09
 FLOOR = 1e-5 # losses below this, such as the 0 of a single clip, are drawn here, as the axis is logarithmic
 LINES = {"train_loss": ("train", COLOURS["blue"]), "validation_loss": ("validation", COLOURS["orange"])}
 
@@ -264,7 +264,6 @@ def plot_curves(runs="mini", # a profile or what `load_runs` gave
     cells = [(l, x) for l in LOSS_NAMES for x in labels if x in set(runs[by])]
     columns, rows = list(dict.fromkeys(x for _, x in cells)), [(p, l) for p in ("published", "sound") for l in LOSS_NAMES]
     fig, axes = _subplots(len(rows), len(columns), figsize=((3.4 if len(columns) < 3 else 1.75)*len(columns) + 1, 1.6*len(rows) + 0.6), squeeze=False, sharex=True, sharey="row")
-    for x, ax in zip(columns, axes[0]): ax.set_title(labels[x])
     for (protocol, loss), line in zip(rows, axes):
         for x, ax in zip(columns, line):
             study = [r for r in published()["runs"] if (r["phase"], r["loss"], r[by]) == (phase, loss, x)] if protocol == "published" else []
@@ -273,7 +272,10 @@ def plot_curves(runs="mini", # a profile or what `load_runs` gave
             else: ax.set_visible(False)
         _log_axis(line[0].yaxis)
         line[0].set_ylabel(f"{protocol} protocol\n{LOSS_NAMES[loss]} loss")
-    for column in axes.T: [ax for ax in column if ax.get_visible()][-1].set_xlabel("epoch")
+    for x, column in zip(columns, axes.T):
+        shown = [ax for ax in column if ax.get_visible()]
+        shown[0].set_title(labels[x])
+        shown[-1].set_xlabel("epoch")
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     handles = [plt.Line2D([], [], color=c, lw=2, label=n) for n, c in LINES.values()] + [plt.Line2D([], [], color=COLOURS["grey"], lw=0.8, ls="--", label="the study's own runs")]
     fig.legend(handles=handles, loc="outside upper right", ncols=3)
