@@ -38,7 +38,7 @@ def project_root() -> Path:
         if (folder/"nbs").is_dir() and (folder/"settings.ini").is_file(): return folder
     return here
 
-# %% ../nbs/library/core.ipynb #08097c62
+# %% ../nbs/library/core.ipynb #ed31e5c2
 @dataclass(frozen=True)
 class Profile:
     "Every choice of a run that is not a cell of the experiment."
@@ -49,6 +49,7 @@ class Profile:
     candidates: int = 1000           # rows chosen of a large table, to be tried until there are n_clips; many videos are gone
     seed: int = 42                   # of the selection and the split; the study's random_state
     n_clips: int = 50                # clips of the study, split into train, alignment and test
+    whole_videos: bool = False       # of the world: take all scenes of a study video, four or so; else one or two, as the study had 50 clips of 41 videos
     n_pool: int = 240                # further clips, from other source videos, that only the sound protocol is tested on
     min_seconds: float = 3.0         # shortest clip taken
     max_seconds: float = 15.0        # longest clip taken
@@ -73,11 +74,13 @@ class Profile:
     precision: str = "fp32"          # "fp32", or "bf16": the video tower under autocast, on CUDA alone
     processes: int = 1               # that share the batches of one run, a GPU each
     workers: int = 2                 # processes (runs) or threads (fetching) at once
+    results: str = ""                # folder under results/; empty: the profile's name
 
-# %% ../nbs/library/core.ipynb #c2969aeb
+# %% ../nbs/library/core.ipynb #c23b13c8
 PROFILES = {p.name: p for p in (
     Profile("smoke", n_clips=10, n_pool=8, epochs_first=1, epochs_second=1, seeds=(0,)),
     Profile("mini"),
+    Profile("mini1000", n_clips=1000, whole_videos=True, results="mini"), # for the laboratories: what more clips would change
     Profile("internvid", source="hub", rows="hub:OpenGVLab/InternVid/InternVid-18M-AES/AES_vc2vicuna", rule="hash", n_pool=0, min_score=0.0, url_template="https://www.youtube.com/watch?v={id}",
             weights="hub:OpenGVLab/ViCLIP/ViClip-InternVid-10M-FLT.pth", bpe="hub:OpenGVLab/ViCLIP/bpe_simple_vocab_16e6.txt.gz",
             image_size=224, learning_rate=2e-5, device="cuda", precision="bf16", workers=1))}
@@ -110,7 +113,7 @@ def _as_type(key, value, like):
     if type(value) is type(like): return value
     raise UserError(f"Profile field {key!r} must be {type(like).__name__}, not {value!r}.")
 
-# %% ../nbs/library/core.ipynb #a6edce2e
+# %% ../nbs/library/core.ipynb #de122ad8
 def data_dir(profile: Profile) -> Path:
     "Videos, clips and other large things, ignored by git: data/<profile>."
     return project_root()/"data"/profile.name
@@ -120,8 +123,8 @@ def manifest_dir(profile: Profile) -> Path:
     return project_root()/"data_manifest"/profile.name
 
 def results_dir(profile: Profile) -> Path:
-    "What came out: results/<profile>."
-    return project_root()/"results"/profile.name
+    "What came out: results/<profile>, or where the profile says."
+    return project_root()/"results"/(profile.results or profile.name)
 
 # %% ../nbs/library/core.ipynb #39a710da
 os.umask(umask := os.umask(0)) # the only way to read it is to set it

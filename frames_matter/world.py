@@ -300,16 +300,17 @@ def encode_video(video: Video, path):
             error = ffmpeg.stderr.read().decode(errors="replace").strip()
         if ffmpeg.returncode: raise UserError(f"ffmpeg could not encode {path}: {error.splitlines()[-1] if error else 'no message'}.")
 
-# %% ../nbs/library/world.ipynb #7f528236
+# %% ../nbs/library/world.ipynb #417cd403
 def draw_up(seed: int, # of everything
             n_study: int, # source videos of the study's clips: one or two rows each
             n_pool: int, # source videos of the test pool: all scenes
+            whole: bool = False, # all scenes of the study's videos too
            ) -> tuple[list, list, list, set]: # videos, metadata rows, truth, ids of the videos to damage
     "Draw up the world's videos, its metadata rows with the usual dirt, and its ground truth."
     rng = random.Random(seed)
     videos, rows, truth, damaged, past = [], [], [], set(), []
     for v in range(n_study + n_pool):
-        study = v < n_study
+        study = v < n_study and not whole
         video = random_video(rng, rng.randint(3, 4) if study else rng.randint(5, 7), minute=v % 24 == 5)
         scenes = list(video.scenes)
         for i, s in enumerate(scenes): # a scene much like an earlier one: near-identical captions, true of both clips
@@ -335,7 +336,7 @@ def draw_up(seed: int, # of everything
         if v % 20 == 9: damaged.add(video.id)
     return videos, rows, truth, damaged
 
-# %% ../nbs/library/world.ipynb #5d836bdf
+# %% ../nbs/library/world.ipynb #3765902d
 def _encode_job(job):
     video, path, damage = job
     if path.is_file(): return
@@ -346,14 +347,15 @@ def make_world(folder, # where: videos/, metadata.jsonl and truth.jsonl go there
                n_study_videos: int = 48, # source videos of the study's clips
                n_pool_videos: int = 62, # source videos of the test pool
                seed: int = 42, # the same seed gives the same frames and rows
+               whole: bool = False, # take all scenes of the study's videos, not one or two
                workers: int = 2, # processes
                progress: bool = True, # show a bar on a terminal
               ):
     "Make a world on disk; what is already there is not made again."
-    folder, config = Path(folder), dict(n_study_videos=n_study_videos, n_pool_videos=n_pool_videos, seed=seed, version=WORLD_VERSION)
+    folder, config = Path(folder), dict(n_study_videos=n_study_videos, n_pool_videos=n_pool_videos, seed=seed, version=WORLD_VERSION) | ({"whole": True} if whole else {})
     stamp = folder/"world.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == config: return
-    videos, rows, truth, damaged = draw_up(seed, n_study_videos, n_pool_videos)
+    videos, rows, truth, damaged = draw_up(seed, n_study_videos, n_pool_videos, whole)
     plan = folder/"plan.json"
     if not plan.is_file() or json.loads(plan.read_text()) != config: # films of another plan are not taken for this one's
         for old in (folder/"videos").glob("*.mp4"): old.unlink()
@@ -366,12 +368,12 @@ def make_world(folder, # where: videos/, metadata.jsonl and truth.jsonl go there
 
 WORLD_VERSION = 1   # raise it when the same seed gives other frames or rows
 
-# %% ../nbs/library/world.ipynb #e8c569ff
+# %% ../nbs/library/world.ipynb #5536659c
 def make_world_for(profile, progress: bool = True) -> Path: # folder with videos/, metadata.jsonl and truth.jsonl
     "Make the world of a profile, as large as its numbers of clips ask for."
     folder = data_dir(profile)/"world"
-    make_world(folder, n_study_videos=math.ceil(profile.n_clips*0.96) + 2, n_pool_videos=math.ceil(profile.n_pool/4) + 2, seed=profile.seed,
-               workers=profile.workers, progress=progress)
+    make_world(folder, n_study_videos=math.ceil(profile.n_clips*(0.26 if profile.whole_videos else 0.96)) + 2, n_pool_videos=math.ceil(profile.n_pool/4) + 2,
+               seed=profile.seed, whole=profile.whole_videos, workers=profile.workers, progress=progress)
     return folder
 
 # %% ../nbs/library/world.ipynb #c16d4049

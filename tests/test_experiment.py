@@ -95,14 +95,14 @@ def test_record(profile, specs):
 
 def test_kept_model_comes_back(profile, specs):
     "The kept towers and head give the stored numbers."
-    from frames_matter.experiment import _pairs
+    from frames_matter.evaluation import pairs_of
     from frames_matter.retrieval import ranks
     from frames_matter.viclip import load_viclip
     spec = next(s for s in specs if s.protocol == "sound" and s.architecture == "cross_attention")
     record = run(spec, keep_model=True)
     folder = model_dir(spec)
     assert json.loads((folder/"spec.json").read_text()).items() >= spec.identity.items()
-    model, head, pairs = load_viclip(str(folder/"viclip.safetensors")), load_head(folder), _pairs(spec, "pool")
+    model, head, pairs = load_viclip(str(folder/"viclip.safetensors")), load_head(folder), pairs_of(spec, "pool")
     with torch.no_grad(): scores = pairwise_similarity(head, encode_clips(model, pairs.frames(), batch_size=8), pairs.text)
     assert ranks(scores.numpy(), range(len(scores))).tolist() == record["metrics"]["ranks_t2v"]
 

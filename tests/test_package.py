@@ -72,7 +72,7 @@ def test_report_needs_no_torch(tmp_path):
 # --- the source ---
 
 LAYERS = [{"core"}, {"compute", "hub", "world", "loopback", "losses", "attention", "fusion", "sampling", "gap", "retrieval"}, {"frames", "viclip", "select"},
-          {"dataset", "training", "pretrain"}, {"experiment"}, {"report", "reproduce"}, {"cli"}]
+          {"dataset", "training", "pretrain"}, {"evaluation"}, {"experiment"}, {"report", "reproduce"}, {"cli"}]
 
 def sources(root): return {p.stem: p.read_text(encoding="utf-8") for p in sorted((root/"frames_matter").glob("*.py")) if not p.stem.startswith("_")}
 
