@@ -50,7 +50,7 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights")/"model.pth"
     torch.manual_seed(0)
     with gzip.open(ASSETS/"nano_bpe.txt.gz", "rt", encoding="utf-8") as f: merges = sum(1 for _ in f)
-    torch.save({"model": ViCLIP(ViCLIPConfig(32, 16, 64, 2, 1, 32, 8, 32, max(49408, merges + 1024), 64, 2, 1)).state_dict(), "epoch": 1}, path)
+    torch.save({"model": ViCLIP(ViCLIPConfig(32, 16, 64, 2, 1, 32, 8, 32, max(49408, merges + 1024), 64, 2, 1)).state_dict()}, path)
     return path
 
 @pytest.fixture
