@@ -71,6 +71,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'frames_matter.core.UserError': ('library/core.html#usererror', 'frames_matter/core.py'),
                                     'frames_matter.core._as_type': ('library/core.html#_as_type', 'frames_matter/core.py'),
                                     'frames_matter.core._consistent': ('library/core.html#_consistent', 'frames_matter/core.py'),
+                                    'frames_matter.core.assert_own_results': ( 'library/core.html#assert_own_results',
+                                                                               'frames_matter/core.py'),
                                     'frames_matter.core.atomic_path': ('library/core.html#atomic_path', 'frames_matter/core.py'),
                                     'frames_matter.core.atomic_write': ('library/core.html#atomic_write', 'frames_matter/core.py'),
                                     'frames_matter.core.checkout_id': ('library/core.html#checkout_id', 'frames_matter/core.py'),

@@ -21,12 +21,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 dataset_app = typer.Typer(no_args_is_help=True, help="The clips: choose rows, fetch and cut, check.")
 app.add_typer(dataset_app, name="dataset")
 
-# %% ../nbs/library/cli.ipynb #d932e2fc
+# %% ../nbs/library/cli.ipynb #3fce6afb
 def examples(*lines): # command lines
     "The end of a command's help; the first line keeps click from joining them."
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
-ProfileName = Annotated[str, typer.Option("--profile", "-p", help="smoke (seconds, for tests), mini (a laptop) or internvid (the study's own).")]
+ProfileName = Annotated[str, typer.Option("--profile", "-p", help="smoke (seconds, for tests), mini (a laptop), mini1000 (more clips for its laboratories) or internvid (the study's own).")]
 Overrides = Annotated[list[str], typer.Option("--override", "-o", metavar="FIELD=VALUE", help="Replace a field of the profile; may be repeated. VALUE is JSON, or else text.")]
 
 def parse_overrides(pairs) -> dict: # as given on the command line: ["k=4", "url_template=http://..."]

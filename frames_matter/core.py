@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'MODE', 'UserError', 'choose', 'project_root', 'Profile', 'get_profile', 'data_dir', 'manifest_dir',
-           'results_dir', 'atomic_path', 'atomic_write', 'find_ffmpeg', 'spec_hash', 'file_sha256', 'checkout_id',
-           'seed_everything', 'stable_seed', 'end_with_parent', 'process_map']
+           'results_dir', 'assert_own_results', 'atomic_path', 'atomic_write', 'find_ffmpeg', 'spec_hash',
+           'file_sha256', 'checkout_id', 'seed_everything', 'stable_seed', 'end_with_parent', 'process_map']
 
 # %% ../nbs/library/core.ipynb #62715a7b
 import contextlib, dataclasses, hashlib, json, os, random, shutil, tempfile, threading, uuid
@@ -85,8 +85,8 @@ PROFILES = {p.name: p for p in (
             weights="hub:OpenGVLab/ViCLIP/ViClip-InternVid-10M-FLT.pth", bpe="hub:OpenGVLab/ViCLIP/bpe_simple_vocab_16e6.txt.gz",
             image_size=224, learning_rate=2e-5, device="cuda", precision="bf16", workers=1))}
 
-# %% ../nbs/library/core.ipynb #a406aac3
-def get_profile(name: str = "mini", # smoke, mini or internvid
+# %% ../nbs/library/core.ipynb #a57587b4
+def get_profile(name: str = "mini", # a name in `PROFILES`
                 **overrides, # any field of `Profile`
                ) -> Profile:
     "The named profile with fields replaced; an unknown name or field is a `UserError` that lists the valid ones."
@@ -125,6 +125,12 @@ def manifest_dir(profile: Profile) -> Path:
 def results_dir(profile: Profile) -> Path:
     "What came out: results/<profile>, or where the profile says."
     return project_root()/"results"/(profile.results or profile.name)
+
+# %% ../nbs/library/core.ipynb #955bdaef
+def assert_own_results(profile: Profile):
+    "Stop before the tables of one profile are written over those of another."
+    if profile.results not in ("", profile.name):
+        raise UserError(f"Profile {profile.name!r} serves the laboratories of {profile.results!r} and has no tables of its own; give it a folder with -o results={profile.name}.")
 
 # %% ../nbs/library/core.ipynb #39a710da
 os.umask(umask := os.umask(0)) # the only way to read it is to set it

@@ -10,7 +10,7 @@ __all__ = ['STUDY', 'CELL', 'ARCHITECTURES', 'LOSS_NAMES', 'STRATEGIES', 'OURS',
            'save_similarity', 'answer', 'report_tables', 'markdown', 'write_tables', 'write_figures', 'write_readme',
            'report']
 
-# %% ../nbs/library/report.ipynb #d7da8c1a
+# %% ../nbs/library/report.ipynb #0569ec82
 import functools, json, re
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from .core import Profile, UserError, atomic_path, atomic_write, data_dir, get_profile, manifest_dir, project_root, results_dir
+from .core import Profile, UserError, assert_own_results, atomic_path, atomic_write, data_dir, get_profile, manifest_dir, project_root, results_dir
 
 # %% ../nbs/library/report.ipynb #3d6d25ea
 @functools.cache
@@ -28,7 +28,7 @@ def published() -> dict: # source, setup, headline, runs
     "The published study's settings, headline numbers and loss curves."
     return json.loads((resources.files("frames_matter")/"assets"/"published.json").read_text(encoding="utf-8"))
 
-# %% ../nbs/library/report.ipynb #25721125
+# %% ../nbs/library/report.ipynb #5cf09163
 STUDY = "zero_shot", "first_improvement", "second_improvement" # the phases of the study; the laboratories have tables of their own
 CELL = ["phase", "architecture", "loss", "sampling", "protocol", "seed"] # what one run of a grid is; the rest of its specification is set-up
 
@@ -37,7 +37,7 @@ def load_runs(profile="mini", # name, or a Profile
     "The finished runs of a profile, of the newest set-up."
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
     path = results_dir(profile)/"runs.jsonl"
-    records = _records(path)
+    records = [r for r in _records(path) if r["spec"]["profile"] == profile.name and r["spec"]["phase"] in STUDY]
     if not records: raise UserError(f"No finished runs of profile {profile.name!r} in {path}; run `frames-matter reproduce --profile {profile.name}` first.")
     return pd.DataFrame([_row(r) for r in _newest(records)])
 
@@ -56,7 +56,7 @@ def _setup(record, *also):
 
 def _newest(records):
     "Of each cell of the grids the newest run, within the set-up and number of epochs of the newest run of all."
-    records = sorted((r for r in records if r["spec"]["phase"] in STUDY), key=lambda r: str(r.get("finished", "")))
+    records = sorted(records, key=lambda r: str(r.get("finished", "")))
     records = [r for r in records if _setup(r) == _setup(records[-1])]
     per_phase = {r["spec"]["phase"]: _setup(r, "epochs") for r in records}
     cells = {tuple(r["spec"][c] for c in CELL): r for r in records if _setup(r, "epochs") == per_phase[r["spec"]["phase"]]}
@@ -585,7 +585,7 @@ def write_readme(profile="mini", # name, or a Profile
     if text != old: atomic_write(readme, text)
     return readme
 
-# %% ../nbs/library/report.ipynb #1dc440ec
+# %% ../nbs/library/report.ipynb #f2224f9e
 def _has_place(profile):
     "Whether README.md shows this profile: any of its markers stands in it."
     readme = project_root()/"README.md"
@@ -594,6 +594,7 @@ def _has_place(profile):
 def report(profile="mini"): # name, or a Profile
     "Write tables, figures and, where README.md has a place for the profile, its text; a second call changes nothing."
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
+    assert_own_results(profile)
     runs = load_runs(profile)
     write_tables(profile, runs)
     write_figures(profile, runs)

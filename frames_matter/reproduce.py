@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['lesson_paths', 'check_parameters', 'run_lesson', 'run_lessons']
 
-# %% ../nbs/library/reproduce.ipynb #d9a3502e
+# %% ../nbs/library/reproduce.ipynb #01a98bed
 import os, re, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
-from .core import UserError, get_profile, project_root, results_dir
+from .core import UserError, assert_own_results, get_profile, project_root, results_dir
 
 # %% ../nbs/library/reproduce.ipynb #dba4cb61
 def lesson_paths() -> list: # in the order they are read
@@ -95,7 +95,7 @@ def _logging(label, every=30): # seconds
 @contextmanager
 def _quiet(label): yield None
 
-# %% ../nbs/library/reproduce.ipynb #01ef5100
+# %% ../nbs/library/reproduce.ipynb #93e1cece
 @contextmanager
 def _environment(**values):
     "Environment variables set for the kernels while the block runs."
@@ -107,14 +107,15 @@ def _environment(**values):
             if value is None: del os.environ[name]
             else: os.environ[name] = value
 
-def run_lessons(profile: str = "mini", # smoke, mini or internvid
+def run_lessons(profile: str = "mini", # a name in `PROFILES`
                 overrides: dict = None, # fields of the profile to replace
                 progress: bool = True, # tell how far it is
                 notebooks=None, # paths; default: the five lessons
                ) -> list: # of the executed notebooks
     "Execute the lessons in order and keep them in results/<profile>/notebooks; stop at the first failure."
     overrides = dict(overrides or {})
-    folder = results_dir(get_profile(profile, **overrides))/"notebooks"
+    assert_own_results(P := get_profile(profile, **overrides))
+    folder = results_dir(P)/"notebooks"
     notebooks = [Path(n) for n in notebooks or lesson_paths()]
     parameters = {"profile": profile, "overrides": overrides}
     for notebook in notebooks: check_parameters(notebook, parameters)

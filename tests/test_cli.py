@@ -26,7 +26,7 @@ def test_help(call, command):
     if command in COMMANDS: assert f"  frames-matter {command}" in done.stdout.split("Example")[1]
 
 @pytest.mark.parametrize("command", ["dataset select", "dataset build", "dataset verify", "reproduce", "report"])
-def test_unknown_profile(call, command): assert_one_line(call(f"{command} --profile maxi"), "'maxi'", "smoke, mini, internvid")
+def test_unknown_profile(call, command): assert_one_line(call(f"{command} --profile maxi"), "'maxi'", "smoke, mini, mini1000, internvid")
 
 @pytest.mark.parametrize("command", ["reproduce", "dataset build"])
 @pytest.mark.parametrize("override, said", [("epoch=3", "epochs_first"), ("k=[]", "must be int"), ("k", "FIELD=VALUE")])

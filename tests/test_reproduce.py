@@ -61,6 +61,6 @@ def test_killed_kernel_is_one_line(home):
         run_lessons("smoke", notebooks=[notebook(home/"01_a.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")])
     assert "\n" not in str(e.value)
 
-@pytest.mark.parametrize("profile, overrides, said", [("maxi", {}, "smoke, mini, internvid"), ("smoke", {"epoch": 1}, "epochs_first")])
+@pytest.mark.parametrize("profile, overrides, said", [("maxi", {}, "smoke, mini, mini1000, internvid"), ("smoke", {"epoch": 1}, "epochs_first")])
 def test_unknown_profile_or_field_lists_the_valid_ones(home, profile, overrides, said):
     with pytest.raises(UserError, match=said): run_lessons(profile, overrides, notebooks=[notebook(home/"01_a.ipynb")])
