@@ -7,7 +7,7 @@ __all__ = ['BUSY', 'BUILD_VERSION', 'MANIFEST_COLUMNS', 'NEEDED', 'KEEP_BYTES', 
            'fetch_video', 'cut_clip', 'check_clip', 'split_by_source', 'build_dataset', 'load_manifest',
            'manifest_hash', 'verify', 'VideoCaptionDataset']
 
-# %% ../nbs/lessons/01_dataset.ipynb #6983918e
+# %% ../nbs/lessons/01_dataset.ipynb #ef51ee1c
 import contextlib, json, re, shutil, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .core import UserError, atomic_path, atomic_write, choose, data_dir, file_sha256, find_ffmpeg, manifest_dir, project_root, spec_hash, stable_seed
 from .frames import probe_clip, read_clip, read_frames
 from .loopback import serve_folder
-from .sampling import SAMPLERS, sample_indices
+from .sampling import CONTENT_SAMPLERS, DRAWN, SAMPLERS, sample_indices
 from .select import COLUMNS, RULES, Rejected, chosen_rows, clip_name, describe, is_chosen, parse_timestamp, select_rows
 from .viclip import PRESETS, preprocess
 from .world import make_world_for
@@ -394,19 +394,19 @@ def verify(profile) -> list[str]: # one sentence a difference; empty: all is as 
             else: found += [f"{row.clip_id}: {frames} frames, the manifest says {row.frames}"]*(frames != row.frames)
     return found
 
-# %% ../nbs/lessons/01_dataset.ipynb #2066ca5b
+# %% ../nbs/lessons/01_dataset.ipynb #f6f7c100
 class VideoCaptionDataset(torch.utils.data.Dataset):
     "Clips of one split, as tensors a model takes. Each is decoded once: strategies that draw other frames each epoch draw them from memory, as far as `KEEP_BYTES` reach."
     def __init__(self, manifest, # a table of `load_manifest` or `build_dataset`, a manifest's path, or a Profile
                  split: str, # train, alignment, test or pool
-                 strategy: str = "uniform", # a name in `SAMPLERS`
+                 strategy: str = "uniform", # a name in `SAMPLERS` or `CONTENT_SAMPLERS`
                  k: int = 8, # frames
                  size: int = 224, # pixels a side
                  seed: int = 0, # of strategies that draw
                  preprocessing: str = "demo", # a name in `PRESETS`: its choice of frames is what "uniform" means, its resizing is every strategy's
                 ):
         if not isinstance(manifest, pd.DataFrame): manifest = load_manifest(manifest)
-        choose(strategy, SAMPLERS, "strategy")
+        choose(strategy, SAMPLERS | CONTENT_SAMPLERS, "strategy")
         self.preset = choose(preprocessing, PRESETS, "preprocessing")
         if missing := [c for c in ("clip_id", "caption", "split", "path") if c not in manifest]: raise UserError(f"The table of clips has no column {', '.join(missing)}; take it from `load_manifest`.")
         choose(split, list(dict.fromkeys(manifest.split.dropna())), "split")
@@ -418,7 +418,7 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
         self.epoch = epoch
 
     @property
-    def draws(self): return self.strategy in ("weighted", "dropout", "dropout_described")
+    def draws(self): return self.strategy in DRAWN
 
     def __len__(self): return len(self.rows)
 

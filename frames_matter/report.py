@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['STUDY', 'CELL', 'ARCHITECTURES', 'LOSS_NAMES', 'STRATEGIES', 'OURS', 'QUESTIONS', 'COLOURS', 'STYLE', 'FLOOR',
-           'LINES', 'WHERE', 'SPREAD', 'LOSSES_APART', 'FIGURES', 'published', 'load_runs', 'table_alignment',
-           'table_sampling', 'table_gap', 'table_zero_shot', 'table_foils', 'show', 'compare', 'table_comparisons',
-           'styled', 'save_figure', 'plot_curves', 'plot_answer', 'plot_gap', 'plot_similarity', 'contact_sheet',
-           'save_similarity', 'answer', 'report_tables', 'markdown', 'write_tables', 'write_figures', 'write_readme',
-           'report']
+           'LINES', 'WHERE', 'SPREAD', 'COMPARED', 'LOSSES_APART', 'FIGURES', 'LABORATORY_TABLES', 'published',
+           'load_runs', 'table_alignment', 'table_sampling', 'table_gap', 'table_zero_shot', 'table_foils', 'show',
+           'table_comparisons', 'styled', 'save_figure', 'plot_curves', 'plot_answer', 'plot_gap', 'plot_similarity',
+           'contact_sheet', 'save_similarity', 'answer', 'report_tables', 'markdown', 'write_tables', 'write_figures',
+           'write_readme', 'report']
 
-# %% ../nbs/library/report.ipynb #0569ec82
+# %% ../nbs/library/report.ipynb #6d559176
 import functools, json, re
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,7 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from .core import Profile, UserError, assert_own_results, atomic_path, atomic_write, data_dir, get_profile, manifest_dir, project_root, results_dir
+from .stats import compare, comparisons
 
 # %% ../nbs/library/report.ipynb #3d6d25ea
 @functools.cache
@@ -28,7 +29,7 @@ def published() -> dict: # source, setup, headline, runs
     "The published study's settings, headline numbers and loss curves."
     return json.loads((resources.files("frames_matter")/"assets"/"published.json").read_text(encoding="utf-8"))
 
-# %% ../nbs/library/report.ipynb #5cf09163
+# %% ../nbs/library/report.ipynb #34d28884
 STUDY = "zero_shot", "first_improvement", "second_improvement" # the phases of the study; the laboratories have tables of their own
 CELL = ["phase", "architecture", "loss", "sampling", "protocol", "seed"] # what one run of a grid is; the rest of its specification is set-up
 
@@ -52,7 +53,7 @@ def _records(path):
 
 def _setup(record, *also):
     "What two runs must share to stand in one table."
-    return json.dumps({k: v for k, v in record["spec"].items() if k not in [*CELL, "epochs", "overrides"]} | {k: record["spec"].get(k) for k in also}, sort_keys=True)
+    return json.dumps({k: v for k, v in record["spec"].items() if k not in [*CELL, "epochs", "overrides", "split_by"]} | {k: record["spec"].get(k) for k in also}, sort_keys=True)
 
 def _newest(records):
     "Of each cell of the grids the newest run, within the set-up and number of epochs of the newest run of all."
@@ -158,7 +159,7 @@ def _text(value, sd, digits):
     if pd.isna(value): return "–"
     return f"{value:.{digits}f}" + ("" if pd.isna(sd) else f" ± {sd:.{digits}f}")
 
-# %% ../nbs/library/report.ipynb #c0d7dce7
+# %% ../nbs/library/report.ipynb #f7a5970f
 def _hits(runs):
     "Whether each caption's clip came first: (runs, queries), in shares of 1."
     return (np.array(runs.ranks_t2v.tolist()) <= 1).astype(float)
@@ -172,23 +173,7 @@ def _groups(profile, runs):
         if len(videos) == n: return pd.factorize(videos)[0]
     return np.arange(n)
 
-def compare(a, # (runs, queries) hits of one model
-            b, # (runs, queries) hits of the other, on the same queries
-            groups, # (queries,) number of each query's source video
-            level: float = 0.95, # of the interval
-            draws: int = 4000, # bootstrap draws
-           ) -> tuple: # difference b - a in points, low, high
-    "The difference in R@1 between two models, with a bootstrap interval over seeds and source videos."
-    rng, sums = np.random.default_rng(0), np.eye(groups.max() + 1)[groups] # (queries, videos)
-    weights = rng.multinomial(sums.shape[1], np.full(sums.shape[1], 1/sums.shape[1]), draws) # (draws, videos)
-    sizes = weights @ sums.sum(0)
-    def mean(hits): # (draws,)
-        seeds = rng.multinomial(len(hits), np.full(len(hits), 1/len(hits)), draws)/len(hits) # (draws, runs)
-        return 100*((seeds @ (hits @ sums))*weights).sum(1)/sizes
-    low, high = np.quantile(mean(b) - mean(a), [(1 - level)/2, (1 + level)/2])
-    return 100*float(b.mean() - a.mean()), float(low), float(high)
-
-# %% ../nbs/library/report.ipynb #7b18ffac
+# %% ../nbs/library/report.ipynb #0927a94c
 QUESTIONS = { # question -> the cell it starts from, the cell it goes to
     "fine-tuning against zero-shot": (dict(phase="zero_shot"), dict(architecture="viclip", loss="infonce", phase="first_improvement")),
     "H-NAC against InfoNCE": (dict(architecture="viclip", loss="infonce", phase="first_improvement"), dict(architecture="viclip", loss="hnac", phase="first_improvement")),
@@ -203,11 +188,8 @@ def table_comparisons(runs="mini", # a profile or what `load_runs` gave
     runs = _of(_runs(runs), protocol="sound")
     asked = {q: (_of(runs, **a), _of(runs, **b)) for q, (a, b) in QUESTIONS.items()}
     asked = {q: pair for q, pair in asked.items() if len(pair[0]) and len(pair[1])}
-    if not asked: return pd.DataFrame(columns=["difference", "low", "high", "verdict"])
-    groups = _groups(profile if isinstance(profile, Profile) else get_profile(profile), runs)
-    rows = {q: compare(_hits(a), _hits(b), groups, 1 - 0.05/len(asked)) for q, (a, b) in asked.items()}
-    out = pd.DataFrame(rows, index=["difference", "low", "high"]).T.rename_axis("t2v R@1")
-    return out.assign(verdict=np.select([out.low > 0, out.high < 0], ["better", "worse"], "cannot be told"))
+    groups = _groups(profile if isinstance(profile, Profile) else get_profile(profile), runs) if asked else ()
+    return comparisons({q: (_hits(a), _hits(b)) for q, (a, b) in asked.items()}, groups).rename_axis("t2v R@1")
 
 # %% ../nbs/library/report.ipynb #4d3c2ed6
 COLOURS = dict(blue="#0072B2", orange="#D55E00", green="#009E73", sky="#56B4E9", yellow="#E69F00", pink="#CC79A7", grey="#777777")
@@ -470,7 +452,7 @@ def answer(runs="mini", # a profile or what `load_runs` gave
     compared = table_comparisons(runs, profile)
     return "\n".join(s for s in (_strategies_sentence(compared), _leak_sentence(runs), _improvements_sentence(compared)) if s)
 
-# %% ../nbs/library/report.ipynb #ab38c513
+# %% ../nbs/library/report.ipynb #531842aa
 WHERE = {"world": "**These numbers are of the mini world and viclip-nano, a generated stand-in that runs on a laptop. They are not InternVid's, nor ViCLIP-L's;** only the columns `published` are.",
          "hub": "Numbers of ours are of the clips that could still be fetched, which need not be the study's; those under `published` are the study's."}
 
@@ -487,6 +469,8 @@ def _basis(runs, profile, *, phase=None, protocols=("published", "sound")):
     return f"{said[0].upper()}{said[1:]}."
 
 SPREAD = "± is the standard deviation over seeds; the queries are the same for all of them, so it does not hold their part of the uncertainty."
+COMPARED = ("Bootstrap over seeds and source videos, both models on the same queries; each interval stands for itself, p-values are corrected for all the questions (Holm) and decide. "
+            "Detectable: the smallest true difference that four of five such set-ups would find.")
 LOSSES_APART = "The two loss columns cannot be compared as numbers: one is a mean over batches through which the answer leaks, the other of one matrix of all alignment clips. Nor can InfoNCE with H-NAC, which lies below it on the same embeddings."
 
 def report_tables(profile, runs) -> dict: # file name -> title, table, notes
@@ -502,7 +486,7 @@ def report_tables(profile, runs) -> dict: # file name -> title, table, notes
         "foils": ("Foils: accuracy by kind of fact (%)", table_foils(runs), [_basis(runs, profile, protocols=("sound",)).split(" (chance")[0] + "; chance 50 %. Means over seeds.",
             "A foil is the caption with one fact flipped; each clip has one, of its caption's own kind, so the queries are divided among the kinds."]),
         "comparisons": ("What can be told apart (points of t2v R@1, sound protocol)", table_comparisons(runs, profile), [_basis(runs, profile, protocols=("sound",)),
-            "Intervals hold together at 95 % (Bonferroni); bootstrap over seeds and source videos, on the same queries."])}
+            COMPARED])}
 
 def _zero_interval(runs, profile):
     zero = _of(runs, phase="zero_shot", protocol="sound")
@@ -511,7 +495,7 @@ def _zero_interval(runs, profile):
     value, low, high = compare(np.zeros_like(hits), hits, _groups(profile, zero))
     return f"t2v R@1 {value:.1f} %, 95 % interval over source videos {low:.1f} to {high:.1f} %."
 
-# %% ../nbs/library/report.ipynb #e93d29f0
+# %% ../nbs/library/report.ipynb #db002407
 def markdown(table: pd.DataFrame) -> str: # a pipe table
     "A table of text as Markdown, its index as the first columns; repeated index entries are left blank."
     flat = table.reset_index()
@@ -528,7 +512,8 @@ def _section(title, table, notes, level="###"):
     return "\n\n".join([f"{level} {title}", markdown(show(table) if "verdict" not in table else _show_comparisons(table)), " ".join(n for n in notes if n)])
 
 def _show_comparisons(table):
-    return pd.DataFrame({"difference": table.difference.map("{:+.1f}".format), "interval": [f"{l:+.1f} to {h:+.1f}" for l, h in zip(table.low, table.high)], "verdict": table.verdict}, index=table.index)
+    return pd.DataFrame({"difference": table.difference.map("{:+.1f}".format), "95 % interval": [f"{l:+.1f} to {h:+.1f}" for l, h in zip(table.low, table.high)], "p (Holm)": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in table.p],
+                         "detectable": table.detectable.map("{:.1f}".format), "verdict": table.verdict}, index=table.index)
 
 # %% ../nbs/library/report.ipynb #dff918b0
 def write_tables(profile: Profile, runs: pd.DataFrame):
@@ -546,11 +531,21 @@ def write_figures(profile: Profile, runs: pd.DataFrame):
     for name, fig in figures.items():
         if fig is not None: save_figure(fig, folder/f"{name}.png")
 
-# %% ../nbs/library/report.ipynb #c554a11f
+# %% ../nbs/library/report.ipynb #6ae9f2c8
 FIGURES = {"contact_sheet": "What each strategy sees of one clip. Blue: frames taken. Orange: when the passing event of the caption can be seen, and frames that show it.",
            "curves_first_improvement": "Loss by epoch, first improvement: mean and range over seeds; dashed: the study's own runs.",
            "curves_second_improvement": "Loss by epoch, second improvement: mean and range over seeds; dashed: the study's own runs.",
-           "similarity": "Zero-shot cosines of every caption with every clip of the final evaluation.", "gap": "Cosine gap of every run of the first improvement."}
+           "similarity": "Zero-shot cosines of every caption with every clip of the final evaluation.", "gap": "Cosine gap of every run of the first improvement.",
+           "audit": "The alignment loss with one defect corrected (from the published end) or left in (from the sound end); mean over seeds.",
+           "frames": "One model, other frames: right choices between caption and foil, and what these frames allow.",
+           "ladder": "Text-to-video recall by method and number of clips."}
+
+LABORATORY_TABLES = "audit", "canary", "frames", "frames_recall", "ladder" # written by the laboratories' own reports
+
+def _laboratories(profile):
+    "The tables of the laboratories that were run, as their reports wrote them, one level down."
+    paths = [results_dir(profile)/"tables"/f"{name}.md" for name in LABORATORY_TABLES]
+    return [f"##{p.read_text(encoding='utf-8').strip().removesuffix(WHERE[profile.source]).strip()}" for p in paths if p.is_file()]
 
 def _picture(profile, name, words, readme):
     path = results_dir(profile)/"figures"/f"{name}.png"
@@ -559,7 +554,7 @@ def _picture(profile, name, words, readme):
 def _blocks(profile, runs, readme):
     "What stands between each pair of markers."
     pictures = [f"{picture}\n*{words}*" for name, words in FIGURES.items() if (picture := _picture(profile, name, words, readme))]
-    tables = [_section(*t) for t in report_tables(profile, runs).values()]
+    tables = [_section(*t) for t in report_tables(profile, runs).values()] + _laboratories(profile)
     return {"answer": "\n\n".join(filter(None, [_picture(profile, "answer", "One dot a run: the study's loss by frame strategy, and text-to-video recall by frame strategy", readme),
                                                 answer(runs, profile), WHERE[profile.source]])),
             "tables": "\n\n".join([WHERE[profile.source], *tables, *pictures])}

@@ -32,7 +32,7 @@ def pairwise_similarity(head, # (video, text) -> (video', text'), or None for th
         rows.append((normalize(v, dim=-1) * normalize(t, dim=-1)).sum(-1))     # (n, M)
     return torch.cat(rows)
 
-# %% ../nbs/lessons/03_first_improvement.ipynb #5d084bcb
+# %% ../nbs/lessons/03_first_improvement.ipynb #e5b9f109
 @dataclass(frozen=True)
 class Protocol:
     "How a model is trained and judged; every field is a defect of the study that can be switched off."
@@ -44,11 +44,12 @@ class Protocol:
     batched_validation: bool         # the validation loss is a mean over batches, even if the last one holds a single clip
     redraw_validation_frames: bool   # random strategies take other validation frames each epoch
     best_epoch: bool                 # the second improvement reports its best epoch on the validation clips, not its last
+    split_by_clip: bool              # clips are dealt to the splits one by one, so that one video can fall on both sides
 
 PUBLISHED = Protocol(head_untrained=True, train_mask_ratio=0.9, eval_mask_ratio=0.9, head_dropout_in_eval=True, true_pairs_only=True,
-                     batched_validation=True, redraw_validation_frames=True, best_epoch=True)
+                     batched_validation=True, redraw_validation_frames=True, best_epoch=True, split_by_clip=True)
 SOUND = Protocol(head_untrained=False, train_mask_ratio=0.0, eval_mask_ratio=0.0, head_dropout_in_eval=False, true_pairs_only=False,
-                 batched_validation=False, redraw_validation_frames=False, best_epoch=False)
+                 batched_validation=False, redraw_validation_frames=False, best_epoch=False, split_by_clip=False)
 PROTOCOLS = {"published": PUBLISHED, "sound": SOUND}
 
 # %% ../nbs/lessons/03_first_improvement.ipynb #76ac65bb
