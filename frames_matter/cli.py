@@ -40,16 +40,18 @@ def parse_overrides(pairs) -> dict: # as given on the command line: ["k=4", "url
         except json.JSONDecodeError: found[name.strip()] = value
     return found
 
-# %% ../nbs/library/cli.ipynb #f2d38ad7
-Full = Annotated[bool, typer.Option("--full", help="First the laboratories: more seeds, the audit, frames, the ladder. Up to two hours on two cores; what is finished is not repeated.")]
+# %% ../nbs/library/cli.ipynb #d0bc0fe2
+Full = Annotated[bool, typer.Option("--full", help="First the laboratories: more seeds, the audit, frames, losses, the ladder, cross-validation. Up to two hours on two cores; what is finished is not repeated.")]
 
 def write_reports(profile):
     "Every table, figure and text, of the study and of the laboratories that were run."
     from frames_matter.audit_report import write_audit
+    from frames_matter.cross_report import write_cross
     from frames_matter.frame_report import write_frames
     from frames_matter.ladder_report import write_ladder
+    from frames_matter.loss_report import write_losses
     from frames_matter.report import report as write_study
-    for write in (write_audit, write_frames, write_ladder, write_study): write(profile) # the study last: README shows what the others wrote
+    for write in (write_audit, write_frames, write_losses, write_ladder, write_cross, write_study): write(profile) # the study last: README shows what the others wrote
 
 @app.command(epilog=examples("frames-matter reproduce", "frames-matter reproduce --full", "frames-matter reproduce --profile smoke", "frames-matter reproduce -o seeds=[0] -o epochs_second=5"))
 def reproduce(profile: ProfileName = "mini", override: Overrides = [], full: Full = False):

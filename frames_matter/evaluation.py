@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'HEADS', 'CANARIES', 'RunSpec', 'protocol_of', 'split_rule', 'deal_by_clip', 'text_features', 'rows_of',
-           'truth_of', 'caption_features', 'pairs_of', 'foil_outcomes', 'accuracy_by_kind', 'measures',
-           'evaluate_retrieval', 'train_and_measure']
+           'final_split', 'truth_of', 'caption_features', 'pairs_of', 'foil_outcomes', 'accuracy_by_kind',
+           'relevance_of', 'measures', 'evaluate_retrieval', 'train_and_measure']
 
 # %% ../nbs/library/evaluation.ipynb #e545c698
 import dataclasses, functools
@@ -24,7 +24,7 @@ from .training import PROTOCOLS, Pairs, Protocol, Training, alignment_loss, enco
 from .viclip import load_viclip, tokenizer_for
 from .world import load_truth, relevance
 
-# %% ../nbs/library/evaluation.ipynb #da523f8d
+# %% ../nbs/library/evaluation.ipynb #d31c529a
 @dataclass(frozen=True)
 class RunSpec:
     "Everything that the outcome of a run depends on."
@@ -39,7 +39,7 @@ class RunSpec:
     learning_rate: float
     weight_decay: float
     batch_size: int
-    temperature: float
+    temperature: float          # of the loss; 0 where a run tries several
     hard_negative_weight: float
     k: int                      # frames a clip
     image_size: int             # pixels a side
@@ -51,8 +51,9 @@ class RunSpec:
     preprocessing: str = "demo" # which frames "uniform" takes, and how all are resized
     precision: str = "fp32"     # "bf16": the video tower under autocast
     processes: int = 1          # that share every batch
-    method: str = ""            # of the ladder: a name in `RUNGS`
+    method: str = ""            # of a laboratory: what is trained, such as a name in `RUNGS`
     n_train: int = 0            # of the ladder: training clips taken; 0 is all
+    false_negatives: float = 0.0 # of the loss laboratory: the share of training clips that meet their first take in the batch
     split_by: str = "video"     # "clip": the study's split, which lets one video fall on both sides
     switches: tuple = ()        # of the audit: fields of `Protocol` that are as in the other protocol
     control: str = ""           # of the frame laboratory: a name in `CONTROLS`, what is done to the frames, or with them
@@ -71,7 +72,7 @@ class RunSpec:
 
     def __str__(self): return f"{self.profile}: {self.phase}, {self.architecture}, {self.loss}, {self.sampling}, {self.protocol}, seed {self.seed} ({self.hash})"
 
-PLAIN = ("preprocessing", "demo"), ("precision", "fp32"), ("processes", 1), ("split_by", "video"), ("switches", ()), ("control", ""), ("canary", ""), ("method", ""), ("n_train", 0) # left out of the identity, so that runs from before a field was there keep their names
+PLAIN = ("preprocessing", "demo"), ("precision", "fp32"), ("processes", 1), ("split_by", "video"), ("switches", ()), ("control", ""), ("canary", ""), ("method", ""), ("n_train", 0), ("false_negatives", 0.0) # left out of the identity, so that runs from before a field was there keep their names
 
 def protocol_of(spec: RunSpec) -> Protocol:
     "The protocol of a run: the one of its name, but for the switches, which are as in the other."
@@ -85,7 +86,7 @@ def split_rule(protocol: Protocol) -> str: # "clip" or "video"
 
 HEADS = {"viclip": lambda dim: None, "cross_attention": CrossAttention, "fusion": FusionTransformer} # architecture -> head over pairs
 
-# %% ../nbs/library/evaluation.ipynb #6aa0cc7d
+# %% ../nbs/library/evaluation.ipynb #0295d593
 def deal_by_clip(rows, # the kept rows of a manifest
                  seed: int = 42, # the study's
                 ): # a copy with another column split
@@ -143,6 +144,10 @@ def rows_of(profile, data, split, by="video"):
     manifest = _manifest(profile, data, by)
     return manifest[manifest.split == split]
 
+def final_split(spec) -> str: # "pool" or "test"
+    "The split that a run is judged on, at the end."
+    return "pool" if len(rows_of(spec.resolved_profile(), spec.data, "pool")) else "test"
+
 def truth_of(profile, rows):
     "The ground truth of rows of the mini world, in their order."
     truth = load_truth(profile)
@@ -170,7 +175,7 @@ def _shuffled_captions(spec, split, generator):
 
 CANARIES = {"random_features": _random_features, "shuffled_captions": _shuffled_captions}
 
-# %% ../nbs/library/evaluation.ipynb #7d8b3feb
+# %% ../nbs/library/evaluation.ipynb #581d47bb
 def _alignment(head, features, text, how, protocol):
     "Loss, gap and, whatever the loss in training, InfoNCE of the alignment clips."
     s = similarity_in_eval(head, features, text, protocol)
@@ -190,24 +195,26 @@ def accuracy_by_kind(outcomes, kinds) -> dict: # foil_<kind>: percent
     return {f"foil_{kind}": 100*sum(r for r, x in zip(outcomes, kinds) if x == kind)/kinds.count(kind) for kind in sorted(set(kinds))}
 
 @functools.lru_cache(maxsize=2)
-def _relevance(profile, data, split, by): return relevance(truth_of(profile, rows_of(profile, data, split, by)))
+def relevance_of(profile, data, split, by="video"): # (N, N)
+    "How true each caption of a split is of each of its clips."
+    return relevance(truth_of(profile, rows_of(profile, data, split, by)))
 
 def measures(spec, # RunSpec
              split: str, # whose captions and clips they are
              s, # (N captions, N clips) cosines
-            ) -> dict: # ranks_t2v, those of `retrieval_metrics`, t2v_r1_dual_softmax and, where the world knows relevance, t2v_ndcg and v2t_ndcg
+            ) -> dict: # ranks_t2v, ranks_v2t, those of `retrieval_metrics`, t2v_r1_dual_softmax and, where the world knows relevance, t2v_ndcg and v2t_ndcg
     "What is measured of one similarity matrix."
-    out = {"ranks_t2v": ranks(s, range(len(s))).tolist()} | retrieval_metrics(s) | {"t2v_r1_dual_softmax": retrieval_metrics(dual_softmax(s))["t2v_r1"]}
+    out = {"ranks_t2v": ranks(s, range(len(s))).tolist(), "ranks_v2t": ranks(s.T, range(len(s))).tolist()} | retrieval_metrics(s) | {"t2v_r1_dual_softmax": retrieval_metrics(dual_softmax(s))["t2v_r1"]}
     profile = spec.resolved_profile()
     if profile.source != "world" or spec.canary or len(s) < 2: return out
-    r = _relevance(profile, spec.data, split, spec.split_by)
+    r = relevance_of(profile, spec.data, split, spec.split_by)
     return out | {"t2v_ndcg": ndcg(s, r), "v2t_ndcg": ndcg(s.T, r.T)}
 
 @torch.no_grad()
 def evaluate_retrieval(model, head, spec) -> dict: # metrics
     "Retrieval on the final split through the head, without masking or dropout; this reads the split, so it is called once a run."
     profile = spec.resolved_profile()
-    split = "pool" if len(rows_of(profile, spec.data, "pool")) else "test"
+    split = final_split(spec)
     pairs = pairs_of(spec, split)
     video = encode_clips(model, pairs.frames(), batch_size=8, precision=spec.precision)
     if head is not None: head.eval()

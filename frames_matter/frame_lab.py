@@ -6,7 +6,7 @@
 __all__ = ['ALTERED', 'CONTROLS', 'VIEWS', 'CANDIDATES', 'STRATEGIES', 'KIND_LETTERS', 'scene_of', 'can_tell', 'ceiling',
            'view_indices', 'frame_cells', 'look']
 
-# %% ../nbs/library/frame_lab.ipynb #b2026eba
+# %% ../nbs/library/frame_lab.ipynb #30067cb3
 import dataclasses, functools
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import normalize
 
 from .core import UserError, choose, stable_seed
-from .evaluation import RunSpec, accuracy_by_kind, caption_features, foil_outcomes, measures, pairs_of, rows_of, truth_of
+from .evaluation import RunSpec, accuracy_by_kind, caption_features, final_split, foil_outcomes, measures, pairs_of, rows_of, truth_of
 from .frames import read_frames
 from .sampling import CONTENT_SAMPLERS, DRAWN, SAMPLERS, content_indices, sample_indices
 from .training import encode_clips
@@ -70,9 +70,7 @@ def view_indices(n_frames: int, # frames the clip has
     if min(n_frames, k, views) < 1: raise UserError("Views need at least 1 frame in the clip, 1 in a view, and 1 view.")
     return ((np.arange(k) + (np.arange(views)[:, None] + 0.5)/views)*n_frames/k).astype(np.int64)
 
-# %% ../nbs/library/frame_lab.ipynb #176cd3a7
-def _split(spec): return "pool" if len(rows_of(spec.resolved_profile(), spec.data, "pool")) else "test"
-
+# %% ../nbs/library/frame_lab.ipynb #2cb5e500
 def _own_frames(spec, rows, choose_frames): # choose_frames(n) -> indices (m,); -> (N, m, C, H, W)
     def of(path):
         every = read_frames(path, size=spec.image_size)
@@ -97,7 +95,7 @@ def _conditioned(model, spec, rows, text, foils):
     s = torch.tensor([[cosine(t, i) for i in range(len(frames))] for t in text])
     return s, torch.tensor([cosine(f, i) for i, f in enumerate(foils)])
 
-# %% ../nbs/library/frame_lab.ipynb #d95d4f0f
+# %% ../nbs/library/frame_lab.ipynb #87ed3f41
 STRATEGIES = [*SAMPLERS, *CONTENT_SAMPLERS]
 
 def frame_cells(profile) -> list: # of dicts: the fields of a specification that differ from run to run
@@ -111,8 +109,8 @@ def look(spec: RunSpec, clock) -> tuple: # as `train_and_measure` gives it
     "Retrieval and foils of the model as it comes, shown what the specification says."
     profile, model = spec.resolved_profile(), load_viclip(spec.weights, device=spec.device)
     if spec.control: choose(spec.control, CONTROLS, "control")
-    rows = rows_of(profile, spec.data, _split(spec))
-    truth, text, foils = truth_of(profile, rows), caption_features(spec, _split(spec)), caption_features(spec, _split(spec), foils=True)
+    rows = rows_of(profile, spec.data, final_split(spec))
+    truth, text, foils = truth_of(profile, rows), caption_features(spec, final_split(spec)), caption_features(spec, final_split(spec), foils=True)
     right = None
     if spec.control == "text_conditioned":
         s, foil_cosines = _conditioned(model, spec, rows, text, foils)
@@ -120,14 +118,14 @@ def look(spec: RunSpec, clock) -> tuple: # as `train_and_measure` gives it
     else:
         if spec.control == "multi_view": video = _multi_view(model, spec, rows)
         else:
-            frames = pairs_of(spec, _split(spec)).frames()
+            frames = pairs_of(spec, final_split(spec)).frames()
             if spec.control in ALTERED: frames = ALTERED[spec.control](frames, spec.seed)
             video = encode_clips(model, frames, batch_size=8)
             if spec.control == "text_only": video = normalize(video, dim=-1).mean(0, keepdim=True).expand_as(video) # every clip the same: what is left is the captions
         s, right = normalize(text, dim=-1)@normalize(video, dim=-1).T, foil_outcomes(None, video, text, foils)
     kinds = [t["kind"] for t in truth]
-    metrics = {"evaluation_split": _split(spec), "test_reads": 1, "n_evaluated": len(s), "kinds": "".join(KIND_LETTERS[k] for k in kinds),
-               "outcomes": "".join("0½1"[int(2*r)] for r in right)} | measures(spec, _split(spec), s.numpy()) | accuracy_by_kind(right, kinds)
+    metrics = {"evaluation_split": final_split(spec), "test_reads": 1, "n_evaluated": len(s), "kinds": "".join(KIND_LETTERS[k] for k in kinds),
+               "outcomes": "".join("0½1"[int(2*r)] for r in right)} | measures(spec, final_split(spec), s.numpy()) | accuracy_by_kind(right, kinds)
     if not spec.control: metrics["told"] = "".join(str(int(can_tell(scene_of(t), spec.sampling, r.frames, spec.k, stable_seed(spec.seed, r.clip_id, 0)))) for t, r in zip(truth, rows.itertuples()))
     return model, None, {"train_loss": [], "validation_loss": []}, metrics, len(s)
 

@@ -7,7 +7,7 @@ __all__ = ['LORA', 'ALPHAS', 'RUNGS', 'SIZES', 'BATCH', 'EPOCHS', 'STEPS', 'Towe
            'calibration', 'Residual', 'merge_heads', 'add_adapters', 'merge_adapters', 'blend', 'least', 'Rung',
            'shares', 'ladder_epochs', 'subset', 'ladder_cells', 'rung_pairs', 'climb']
 
-# %% ../nbs/library/ladder.ipynb #a4fa3200
+# %% ../nbs/library/ladder.ipynb #8145b0cf
 import dataclasses, functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from torch import nn
 
 from .compute import autocast, put
 from .core import UserError, choose, stable_seed
-from .evaluation import RunSpec, pairs_of, rows_of
+from .evaluation import RunSpec, final_split, pairs_of, rows_of
 from .losses import infonce_from_similarity
 from .retrieval import ranks, retrieval_metrics
 from .training import SOUND, Pairs, Training, assert_moved, encode_clips, loss_of, pairwise_similarity, train_epoch, trainable_parameters
@@ -189,7 +189,7 @@ def ladder_cells(profile) -> list: # of dicts: fields of a `RunSpec`
     return [cell("zero_shot", 0, 0, 0.0) | dict(n_train=0)] + [cell(method, n, seed, rate) for method, rung in RUNGS.items() if method != "zero_shot"
                                                                 for n in sizes for rate in rung.rates or (0.0,) for seed in profile.seeds]
 
-# %% ../nbs/library/ladder.ipynb #8eae219a
+# %% ../nbs/library/ladder.ipynb #af4505df
 def _same_features(spec):
     "A specification with only those fields that frozen features depend on."
     return dataclasses.replace(spec, method="", n_train=0, seed=0, learning_rate=0.0, epochs=0)
@@ -243,7 +243,7 @@ def climb(spec: RunSpec, # of phase "ladder"
                                           ((train, spec.n_train, "train"), (validation, shares(round(spec.n_train/0.8))[1], "alignment")))
     torch.manual_seed(stable_seed("training", spec.seed))
     curves = train_towers(towers, train, validation, how, clock)
-    split = "pool" if len(rows_of(spec.resolved_profile(), spec.data, "pool")) else "test"
+    split = final_split(spec)
     pool = rung_pairs(spec, split)
     metrics = {"evaluation_split": split, "n_evaluated": len(pool.text), "n_validation": len(validation.text), "trainable_parameters": sum(p.numel() for p in towers.parameters() if p.requires_grad),
                "train_steps": sum(steps for steps, _ in clock.epochs), "train_seconds": round(sum(seconds for _, seconds in clock.epochs), 2)}

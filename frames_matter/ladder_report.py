@@ -127,7 +127,7 @@ def _plain(table, digits=1):
         out[name] = [one(v) if c == name or pd.isna(v) else f"{v:.{digits}f}" + ("" if pd.isna(s) else f" ± {s:.{digits}f}") for v, s in zip(table[c], [np.nan]*len(table) if sd is None else sd)]
     return pd.DataFrame(out, index=table.index)
 
-# %% ../nbs/library/ladder_report.ipynb #2d8366b8
+# %% ../nbs/library/ladder_report.ipynb #688979ea
 RUNG_COLOURS = {"linear": "green", "lora": "pink", "full": "orange", "wise": "blue"}
 
 def _apart(heights, least):
@@ -181,7 +181,7 @@ def _rates_panel(ax, full, picks):
     rates = sorted(full.learning_rate.unique())
     ax.set(xscale="log", xlabel="learning rate (ring: chosen on validation)", xticks=rates, xticklabels=[f"{r:.0e}".replace("e-0", "e-") for r in rates], title="Full fine-tuning: the rate decides")
     ax.tick_params(axis="x", which="minor", bottom=False)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 0.06))
+    if len(full): ax.legend(loc="lower left", bbox_to_anchor=(0, 0.06))
 
 # %% ../nbs/library/ladder_report.ipynb #b8f301f9
 def ladder_answer(runs="mini", # a profile or what `load_ladder` gave

@@ -5,17 +5,21 @@
 # %% auto #0
 __all__ = ['paired_draws', 'compare', 'holm', 'detectable', 'comparisons']
 
-# %% ../nbs/library/stats.ipynb #41cded6b
+# %% ../nbs/library/stats.ipynb #0d04aa4b
+import functools
+
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
 from .core import UserError
 
-# %% ../nbs/library/stats.ipynb #0ae8b45a
-def _weights(rng, n, draws):
-    "How often each of n units is drawn, as shares: (draws, n). One unit alone is always drawn."
-    return rng.multinomial(max(1, n - 1), np.full(n, 1/n), draws)/max(1, n - 1)
+# %% ../nbs/library/stats.ipynb #90c03004
+@functools.lru_cache(maxsize=8)
+def _weights(seed, draws, *sizes): # -> a (draws, n) array for each n of sizes
+    "How often each of n units is drawn, as shares. One unit alone is always drawn. Tables ask for the same draws again and again."
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(max(1, n - 1), np.full(n, 1/n), draws)/max(1, n - 1) for n in sizes]
 
 def paired_draws(a, # (runs, queries) scores of one model, such as 0 or 1
                  b, # (runs, queries) of the other, on the same queries
@@ -27,11 +31,11 @@ def paired_draws(a, # (runs, queries) scores of one model, such as 0 or 1
     a, b, groups = np.atleast_2d(a).astype(float), np.atleast_2d(b).astype(float), np.asarray(groups)
     if a.shape[1:] != b.shape[1:] or a.shape[1:] != groups.shape: raise UserError(f"Two models are compared on the same queries, each with its video; these are {a.shape[1]}, {b.shape[1]} and {len(groups)} queries.")
     if not (np.isfinite(a).all() and np.isfinite(b).all()): raise UserError("Scores to compare must be finite; some are not.")
-    rng, sums = np.random.default_rng(seed), np.eye(groups.max() + 1)[groups] # (queries, videos)
-    videos = _weights(rng, sums.shape[1], draws)
+    sums = np.eye(groups.max() + 1)[groups] # (queries, videos)
+    videos, runs_b, runs_a = _weights(seed, draws, sums.shape[1], len(b), len(a))
     sizes = videos@sums.sum(0)
-    mean = lambda scores: ((_weights(rng, len(scores), draws)@(scores@sums))*videos).sum(1)/sizes
-    return mean(b) - mean(a)
+    mean = lambda scores, runs: ((runs@(scores@sums))*videos).sum(1)/sizes
+    return mean(b, runs_b) - mean(a, runs_a)
 
 def compare(a, # (runs, queries) hits of one model
             b, # (runs, queries) hits of the other, on the same queries

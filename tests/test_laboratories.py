@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom
 
 from frames_matter.core import UserError, get_profile
-from frames_matter.experiment import LABORATORIES, audit_specs, frame_specs, run, run_laboratories, seed_specs
+from frames_matter.experiment import LABORATORIES, run, run_laboratories
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory):
@@ -18,27 +18,34 @@ def profile(tmp_path_factory):
 def one(specs, **wanted): return next(s for s in specs if all(getattr(s, k) == v for k, v in wanted.items()))
 
 CELLS = [("audit", dict(architecture="fusion", protocol="published", switches=("split_by_clip",))), ("audit", dict(architecture="cross_attention", protocol="sound", canary="random_features")),
-         ("audit", dict(architecture="viclip", protocol="published", canary="shuffled_captions")), ("frames", dict(sampling="medoids")), ("frames", dict(control="shuffled")), ("frames", dict(control="text_conditioned"))]
+         ("audit", dict(architecture="viclip", protocol="published", canary="shuffled_captions")), ("frames", dict(sampling="medoids")), ("frames", dict(control="shuffled")), ("frames", dict(control="text_conditioned")),
+         ("cross_validation", dict(method="fusion")), ("cross_validation", dict(method="zero_shot"))]
 
 @pytest.mark.parametrize("laboratory, wanted", CELLS, ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else x)
 def test_same_seed_same_bits(profile, laboratory, wanted):
     spec = one(LABORATORIES[laboratory](profile, False), **wanted)
     first, again = run(spec), run(spec)
     assert (first["curves"], first["metrics"], first["spec_hash"]) == (again["curves"], again["metrics"], again["spec_hash"])
-    assert first["metrics"]["test_reads"] == 1 and len(first["metrics"]["ranks_t2v"]) == 8 and len(json.dumps(first)) < 10_000
+    queries, reads = (10, 2 if wanted["method"] == "fusion" else 1) if laboratory == "cross_validation" else (8, 1) # two folds of five, a model each where it is trained
+    assert first["metrics"]["test_reads"] == reads and len(first["metrics"]["ranks_t2v"]) == queries and len(json.dumps(first)) < 10_000
 
 def test_published_runs_are_split_by_clip(profile):
-    specs = audit_specs(profile, False)
+    specs = LABORATORIES["audit"](profile, False)
     assert {s.split_by for s in specs if s.protocol == "published" and not s.switches} == {"clip"} and {s.split_by for s in specs if s.protocol == "sound" and not s.switches} == {"video"}
 
 def test_more_seeds_are_the_same_runs(profile):
     "The laboratory of seeds repeats no run of the study's grids."
     from frames_matter.experiment import PHASES, grid
-    more, study = {s.hash for s in seed_specs(profile, False)}, {s.hash for phase in PHASES for s in grid(profile, phase, False)}
-    assert study < more and len(frame_specs(profile, False)) == len({s.hash for s in frame_specs(profile, False)})
+    more, study = {s.hash for s in LABORATORIES["seeds"](profile, False)}, {s.hash for phase in PHASES for s in grid(profile, phase, False)}
+    assert study < more
+
+@pytest.mark.parametrize("laboratory", LABORATORIES)
+def test_no_run_twice(profile, laboratory):
+    specs = LABORATORIES[laboratory](profile, False)
+    assert len(specs) == len({s.hash for s in specs}) > 0
 
 def test_unknown_laboratory(profile):
-    with pytest.raises(UserError, match="Unknown laboratory 'colours'; valid: seeds, audit, frames"): run_laboratories(profile, ["colours"])
+    with pytest.raises(UserError, match="Unknown laboratory 'colours'; valid: seeds, audit, frames, losses, ladder, cross_validation"): run_laboratories(profile, ["colours"])
 
 # --- the committed records ---
 
