@@ -7,14 +7,15 @@ __all__ = ['RUNG_NAMES', 'CANDIDATE', 'RUNG_COLOURS', 'load_ladder', 'clips_of',
            'show_ladder', 'table_rates', 'table_calibration', 'table_cost', 'plot_ladder', 'ladder_answer',
            'ladder_notes', 'write_ladder']
 
-# %% ../nbs/library/ladder_report.ipynb #619cf717
+# %% ../nbs/library/ladder_report.ipynb #97c2c429
 import json
 
 import numpy as np
 import pandas as pd
 
 from .core import Profile, atomic_write, get_profile, project_root, results_dir
-from .report import COLOURS, _groups, _hits, _records, _subplots, compare, markdown, save_figure, styled
+from .report import COLOURS, COMPARED, _groups, _hits, _records, _subplots, markdown, save_figure, styled
+from .stats import compare, comparisons
 
 # %% ../nbs/library/ladder_report.ipynb #39e46040
 RUNG_NAMES = {"zero_shot": "zero-shot", "temperature": "temperature alone", "linear": "linear heads", "lora": "LoRA, both towers", "full": "full fine-tuning", "wise": "WiSE-FT"}
@@ -47,31 +48,29 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame: # a row for each rung, number of
     by = found.groupby(["method", "n_train", "seed"])
     return found.loc[by.alignment_loss.idxmin()].assign(oracle=by.best.max().to_numpy()).reset_index(drop=True)
 
-# %% ../nbs/library/ladder_report.ipynb #91c7e7ba
+# %% ../nbs/library/ladder_report.ipynb #fdbfb33f
 def _pool(runs): # source video of each query, hits of zero-shot
     return _groups(get_profile(runs.profile.iloc[0]), runs), _hits(runs[runs.method == "zero_shot"])
-
-def _against(hits, zero, groups, level): # -> columns
-    r1, low, high = compare(np.zeros_like(zero), hits, groups)
-    out = {"t2v R@1": r1, "low": low, "high": high}
-    if (hits == zero).all(): return out | {"difference": 0.0, "verdict": "the same ranks"}
-    difference, low, high = compare(zero, hits, groups, level)
-    return out | {"difference": difference, "difference low": low, "difference high": high, "verdict": "better" if low > 0 else "worse" if high < 0 else "cannot be told"}
 
 def table_ladder(runs="mini", # a profile or what `load_ladder` gave
                 ) -> pd.DataFrame: # a row for each number of clips and rung; points of t2v R@1
     "Each rung with what validation chose for it: R@1 with its interval, difference to zero-shot, and the oracle that saw the pool."
     runs = runs if isinstance(runs, pd.DataFrame) else load_ladder(runs)
     picks, (groups, zero) = chosen(runs), _pool(runs)
-    cells = picks.groupby(["n_train", "method"])
-    level = 1 - 0.05/max(1, sum(method != "temperature" for _, method in cells.groups))
-    rows = [{"clips": 0, "rung": RUNG_NAMES["zero_shot"]} | _against(zero, zero, groups, level) | {"verdict": ""}]
-    for n in sorted(picks.n_train.unique()):
-        for method in [m for m in RUNG_NAMES if (n, m) in cells.groups]:
-            of = cells.get_group((n, method))
-            rows.append({"clips": int(clips_of(of.n_train).iloc[0]), "rung": RUNG_NAMES[method]} | _against(_hits(of), zero, groups, level) |
-                        {"oracle": of.oracle.mean(), "cost of choosing": (of.oracle - of.t2v_r1).mean(), "rates": _values(of.learning_rate), "alphas": _values(of.alpha), "seeds": len(of)})
+    cells = {cell: of for cell, of in picks.groupby(["n_train", "method"])}
+    moved = {cell: _hits(of) for cell, of in cells.items() if (_hits(of) != zero).any()}
+    told = comparisons({cell: (zero, hits) for cell, hits in moved.items()}, groups).to_dict("index")
+    same = dict(difference=0.0, verdict="the same ranks")
+    rows = [{"clips": 0, "rung": RUNG_NAMES["zero_shot"]} | _recall(zero, groups)]
+    for (n, method), of in sorted(cells.items(), key=lambda c: (c[0][0], list(RUNG_NAMES).index(c[0][1]))):
+        rows.append({"clips": int(clips_of(of.n_train).iloc[0]), "rung": RUNG_NAMES[method]} | _recall(_hits(of), groups) | _named(told.get((n, method), same)) |
+                    {"oracle": of.oracle.mean(), "cost of choosing": (of.oracle - of.t2v_r1).mean(), "rates": _values(of.learning_rate), "alphas": _values(of.alpha), "seeds": len(of)})
     return pd.DataFrame(rows).set_index(["clips", "rung"])
+
+def _recall(hits, groups): return dict(zip(("t2v R@1", "low", "high"), compare(np.zeros_like(hits), hits, groups)))
+
+def _named(told): # of `comparisons`; its interval's ends named for what they are of
+    return {f"difference {k}" if k in ("low", "high") else k: v for k, v in told.items()}
 
 def _values(column):
     "The distinct values that were chosen, and how often each."
@@ -84,7 +83,7 @@ def show_ladder(table: pd.DataFrame # of `table_ladder`
     span = lambda low, high, form: ["–" if pd.isna(l) else f"{l:{form}} to {h:{form}}" for l, h in zip(table[low], table[high])]
     text = lambda c, form: ["–" if pd.isna(v) else f"{v:{form}}" for v in table[c]]
     return pd.DataFrame({"t2v R@1": text("t2v R@1", ".1f"), "95 % interval": span("low", "high", ".1f"), "to zero-shot": text("difference", "+.1f"),
-                         "interval": span("difference low", "difference high", "+.1f"), "verdict": table.verdict.to_list(), "oracle": text("oracle", ".1f"),
+                         "interval": span("difference low", "difference high", "+.1f"), "p (Holm)": text("p", ".3f"), "detectable": text("detectable", ".1f"), "verdict": table.verdict.fillna("–").to_list(), "oracle": text("oracle", ".1f"),
                          "rate chosen": [v or "–" for v in table.rates.fillna("")], "α chosen": [v or "–" for v in table.alphas.fillna("")]}, index=table.index)
 
 # %% ../nbs/library/ladder_report.ipynb #b2fe0d93
@@ -127,63 +126,47 @@ def _plain(table, digits=1):
         out[name] = [one(v) if c == name or pd.isna(v) else f"{v:.{digits}f}" + ("" if pd.isna(s) else f" ± {s:.{digits}f}") for v, s in zip(table[c], [np.nan]*len(table) if sd is None else sd)]
     return pd.DataFrame(out, index=table.index)
 
-# %% ../nbs/library/ladder_report.ipynb #688979ea
+# %% ../nbs/library/ladder_report.ipynb #9767c888
 RUNG_COLOURS = {"linear": "green", "lora": "pink", "full": "orange", "wise": "blue"}
-
-def _apart(heights, least):
-    "Heights of labels; those that are too near push each other away until all are `least` apart, in the order they were."
-    order = np.argsort(heights, kind="stable")
-    y = np.array(heights, dtype=float)[order]
-    for _ in range(500):
-        short = np.clip(least - np.diff(y), 0, None)/2
-        y[:-1] -= short
-        y[1:] += short
-    out = np.empty_like(y)
-    out[order] = y
-    return out
 
 @styled
 def plot_ladder(runs="mini"): # a profile or what `load_ladder` gave
-    "R@1 over the number of clips, a line a rung; and what the learning rate decides in full fine-tuning."
+    "Points of R@1 against zero-shot over the number of clips, a colour a rung; and what the learning rate decides in full fine-tuning."
     runs = runs if isinstance(runs, pd.DataFrame) else load_ladder(runs)
     table, picks = table_ladder(runs), chosen(runs)
-    fig, (left, right) = _subplots(1, 2, figsize=(10.5, 4.4), width_ratios=[1.75, 1], sharey=True)
-    sizes, n, zero = sorted(clips_of(picks.n_train).unique()), int(runs.n_queries.max()), table["t2v R@1"].iloc[0]
-    top = 1.08*max(table.high.max(), runs.t2v_r1.max())
-    ends = [("zero-shot = temperature alone", zero, "black")] + [_line(left, table, RUNG_NAMES[m], i, COLOURS[c]) for i, (m, c) in enumerate(RUNG_COLOURS.items()) if (picks.method == m).any()]
-    left.plot([min(sizes)*0.8, max(sizes)*1.25], [zero]*2, color="black", ls="--", lw=1.2, zorder=2)
-    left.axhline(100/n, color=COLOURS["grey"], ls=":", lw=1.2)
-    left.annotate(f"chance {100/n:.1f} %", (min(sizes)*0.8, 100/n), xytext=(0, 4), textcoords="offset points", fontsize=8, color=COLOURS["grey"])
-    for (name, _, colour), y in zip(ends, _apart(np.array([y for _, y, _ in ends]), 0.05*top)): left.annotate(name, (max(sizes)*1.32, y), color=colour, va="center", fontsize=8.5, fontweight="bold")
-    left.set(xscale="log", xticks=sizes, xticklabels=sizes, xlim=(min(sizes)*0.78, max(sizes)*(max(sizes)/min(sizes))**0.62*1.6), ylim=(0, top), xlabel="clips: 80 % to train on, 10 % to choose with",
-             ylabel="text-to-video R@1, %, all on one pool", title="What works with so many clips (line: mean, 95 % interval; bar: oracle)")
-    left.tick_params(axis="x", which="minor", bottom=False)
-    right.axhline(zero, color="black", ls="--", lw=1.2, zorder=1)
-    _rates_panel(right, runs[runs.method == "full"], picks[picks.method == "full"])
+    fig, (left, right) = _subplots(1, 2, figsize=(10.5, 4.4), width_ratios=[1.5, 1], sharey=True)
+    zero = table["t2v R@1"].iloc[0]
+    rungs = [m for m in RUNG_COLOURS if (picks.method == m).any()]
+    sizes = sorted(clips_of(picks.n_train).unique())
+    for place, method in enumerate(rungs): _rung(left, table.xs(RUNG_NAMES[method], level="rung"), RUNG_NAMES[method], sizes, zero, 0.13*(place - (len(rungs) - 1)/2), COLOURS[RUNG_COLOURS[method]])
+    for ax in (left, right): ax.axhline(0, color="black", ls="--", lw=1.2, zorder=1)
+    left.set(xticks=range(len(sizes)), xticklabels=sizes, xlim=(-0.5, len(sizes) - 0.5), xlabel="clips: 80 % to train on, 10 % to choose with",
+             ylabel=f"points of R@1 against zero-shot ({zero:.0f} %)", title="What works with so many clips (95 % interval; bar: oracle)")
+    left.legend(loc="lower right", ncols=2)
+    _rates_panel(right, runs[runs.method == "full"], picks[picks.method == "full"], zero)
     return fig
 
-def _line(ax, table, rung, place, colour): # -> name, height of its end, colour
-    "One rung: R@1 and interval for each number of clips, a little beside those of the other rungs; a bar where the oracle is."
-    of = table.xs(rung, level="rung")
-    x, y = of.index.to_numpy()*1.06**(place - 1.5), of["t2v R@1"].to_numpy()
-    ax.errorbar(x, y, yerr=np.abs(of[["low", "high"]].T.to_numpy() - y), color=colour, lw=1.8, elinewidth=1, marker="o", ms=5, mec="white", zorder=3)
-    ax.plot(x, of.oracle, ls="", marker="_", ms=11, mew=2, color=colour, alpha=0.8, zorder=4)
-    return rung, y[-1], colour
+def _rung(ax, of, name, sizes, zero, beside, colour):
+    "One rung: difference and interval for each number of clips; a bar where the oracle is."
+    x, y = np.array([sizes.index(n) for n in of.index]) + beside, of.difference.to_numpy()
+    ends = of[["difference low", "difference high"]].fillna(0).T.to_numpy() # of the same ranks: no width
+    ax.errorbar(x, y, yerr=np.abs(ends - y), color=colour, ls="", elinewidth=1.6, marker="o", ms=6, mec="white", zorder=3, label=name)
+    ax.plot(x, of.oracle - zero, ls="", marker="_", ms=12, mew=2.2, color=colour, zorder=4)
 
-def _rates_panel(ax, full, picks):
+def _rates_panel(ax, full, picks, zero):
     "Full fine-tuning by learning rate, a line a number of clips; a ring where validation chose it, larger for more seeds."
     shades = [COLOURS[c] for c in ("yellow", "orange", "grey")]
     for (n, of), shade in zip(full.assign(clips=clips_of(full.n_train)).groupby("clips"), shades):
-        by = of.groupby("learning_rate").t2v_r1
-        ax.plot(by.mean().index, by.mean(), color=shade, lw=1.8, marker="o", ms=4, label=f"{n} clips")
+        mean = of.groupby("learning_rate").t2v_r1.mean() - zero
+        ax.plot(mean.index, mean, color=shade, lw=1.8, marker="o", ms=4, label=f"{n} clips")
         votes = picks[clips_of(picks.n_train) == n].groupby("learning_rate").size()
-        ax.scatter(votes.index, by.mean()[votes.index], s=60*votes, facecolors="none", edgecolors=shade, lw=1.5)
+        ax.scatter(votes.index, mean[votes.index], s=60*votes, facecolors="none", edgecolors=shade, lw=1.5)
     rates = sorted(full.learning_rate.unique())
     ax.set(xscale="log", xlabel="learning rate (ring: chosen on validation)", xticks=rates, xticklabels=[f"{r:.0e}".replace("e-0", "e-") for r in rates], title="Full fine-tuning: the rate decides")
     ax.tick_params(axis="x", which="minor", bottom=False)
-    if len(full): ax.legend(loc="lower left", bbox_to_anchor=(0, 0.06))
+    if len(full): ax.legend(loc="lower left")
 
-# %% ../nbs/library/ladder_report.ipynb #b8f301f9
+# %% ../nbs/library/ladder_report.ipynb #c10e4f0e
 def ladder_answer(runs="mini", # a profile or what `load_ladder` gave
                  ) -> str: # empty without runs
     "What works with how many clips, a sentence for each number, from the runs there are."
@@ -202,7 +185,7 @@ def ladder_notes(runs: pd.DataFrame) -> str:
     "The line under the ladder."
     n, trained = int(runs.n_queries.max()), runs[runs.learning_rate > 0]
     return (f"Sound protocol: {trained.seed.nunique()} seeds (each draws its own clips and their order), {n} queries (chance: R@1 {100/n:.1f} %), every rung on the same pool. At most {int(trained.train_steps.max())} steps of "
-            f"{int(trained.batch_size.max())} pairs. Intervals: bootstrap over seeds and source videos; those of the differences hold together at 95 % (Bonferroni). Learning rate and α are chosen by the loss of the "
+            f"{int(trained.batch_size.max())} pairs. {COMPARED} Learning rate and α are chosen by the loss of the "
             "validation clips, 10 % of the clips; the oracle is what the best choice on the pool would have given: no user has it, and it is flattered by having looked.")
 
 def write_ladder(profile="mini"): # name, or a Profile
