@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'MODE', 'UserError', 'choose', 'project_root', 'Profile', 'get_profile', 'data_dir', 'manifest_dir',
-           'results_dir', 'assert_own_results', 'atomic_path', 'atomic_write', 'find_ffmpeg', 'spec_hash',
-           'file_sha256', 'checkout_id', 'seed_everything', 'stable_seed', 'end_with_parent', 'process_map']
+           'results_dir', 'assert_own_results', 'atomic_path', 'atomic_write', 'find_ffmpeg', 'same_everywhere',
+           'spec_hash', 'file_sha256', 'checkout_id', 'seed_everything', 'stable_seed', 'end_with_parent',
+           'process_map']
 
 # %% ../nbs/library/core.ipynb #62715a7b
-import contextlib, dataclasses, hashlib, json, os, random, shutil, tempfile, threading, uuid
+import contextlib, dataclasses, hashlib, json, os, platform, random, shutil, tempfile, threading, uuid
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
@@ -167,6 +168,10 @@ def find_ffmpeg() -> str: # path of the program
         return imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as e:
         raise UserError("No ffmpeg found; install one that is on PATH, or run `pip install imageio-ffmpeg`.") from e
+
+def same_everywhere() -> dict: # option of ffmpeg -> value
+    "What keeps libx264 from its AVX-512 code, which writes other pictures than its AVX2 code: one machine's clips are then another's."
+    return {"x264-params": "asm=avx2"} if platform.machine().lower() in ("x86_64", "amd64") else {}
 
 # %% ../nbs/library/core.ipynb #97a4dbcc
 def spec_hash(spec: dict) -> str: # 16 hexadecimal digits

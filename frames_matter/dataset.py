@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from .core import UserError, atomic_path, atomic_write, choose, data_dir, file_sha256, find_ffmpeg, manifest_dir, project_root, spec_hash, stable_seed
+from .core import UserError, atomic_path, atomic_write, choose, data_dir, file_sha256, find_ffmpeg, manifest_dir, project_root, same_everywhere, spec_hash, stable_seed
 from .frames import probe_clip, read_clip, read_frames
 from .loopback import serve_folder
 from .sampling import CONTENT_SAMPLERS, DRAWN, SAMPLERS, sample_indices
@@ -136,7 +136,7 @@ def cut_clip(source, # a video file
     "Cut [start, end) out of a video: H.264, no sound, duration within one frame of the asked."
     with atomic_path(target) as tmp:
         stream = ffmpeg.input(str(source), ss=f"{start:.3f}").output(str(tmp), t=f"{end - start:.3f}", vcodec="libx264", preset="veryfast", crf=18, pix_fmt="yuv420p",
-            vf="scale=trunc(iw/2)*2:trunc(ih/2)*2", an=None, threads=1, map_metadata=-1, fflags="+bitexact", movflags="+faststart", **{"flags:v": "+bitexact"})
+            vf="scale=trunc(iw/2)*2:trunc(ih/2)*2", an=None, threads=1, map_metadata=-1, fflags="+bitexact", movflags="+faststart", **{"flags:v": "+bitexact"}, **same_everywhere())
         try: stream.global_args("-v", "error", "-nostdin").run(cmd=find_ffmpeg(), capture_stdout=True, capture_stderr=True, overwrite_output=True)
         except ffmpeg.Error as e: raise _why_not_cut((e.stderr or b"").decode(errors="replace"), target) from e
         if not tmp.is_file(): raise Rejected("not cut: the video ends before the clip begins")
@@ -187,7 +187,7 @@ def _deal(groups, sizes, room):
     return where, sum(map(abs, room.values()))
 
 # %% ../nbs/lessons/01_dataset.ipynb #c6330922
-BUILD_VERSION = 2   # raise it when the same rows give other clips, splits or reasons
+BUILD_VERSION = 3   # raise it when the same rows give other clips, splits or reasons
 MANIFEST_COLUMNS = ["clip_id", "youtube_id", "start", "end", "caption", "aesthetic_score", "split", "status", "reason", "sha256", "bytes", "frames", "fps", "width", "height", "seconds"]
 
 class _Sources:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .core import UserError, atomic_path, atomic_write, data_dir, file_sha256, find_ffmpeg, process_map, stable_seed
+from .core import UserError, atomic_path, atomic_write, data_dir, file_sha256, find_ffmpeg, process_map, same_everywhere, stable_seed
 
 # %% ../nbs/library/world.ipynb #e906dd3e
 KINDS = ("appearance", "direction", "order", "transient", "early_late", "count", "speed")
@@ -288,7 +288,7 @@ def encode_video(video: Video, path):
     "Render and encode a source video: H.264, 160x120, no sound."
     command = [find_ffmpeg(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "160x120", "-r", str(video.fps), "-i", "-",
                "-c:v", "libx264", "-preset", "veryfast", "-crf", "21", "-g", "60", "-pix_fmt", "yuv420p", "-threads", "1",
-               "-fflags", "+bitexact", "-flags:v", "+bitexact"]
+               "-fflags", "+bitexact", "-flags:v", "+bitexact", *(word for name, value in same_everywhere().items() for word in (f"-{name}", value))]
     with atomic_path(path) as tmp:
         with subprocess.Popen([*command, str(tmp)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
             try:
@@ -366,7 +366,7 @@ def make_world(folder, # where: videos/, metadata.jsonl and truth.jsonl go there
     for name, lines in (("metadata", rows), ("truth", truth)): atomic_write(folder/f"{name}.jsonl", "".join(json.dumps(x) + "\n" for x in lines))
     atomic_write(stamp, json.dumps(config))
 
-WORLD_VERSION = 1   # raise it when the same seed gives other frames or rows
+WORLD_VERSION = 2   # raise it when the same seed gives other frames or rows
 
 # %% ../nbs/library/world.ipynb #5536659c
 def make_world_for(profile, progress: bool = True) -> Path: # folder with videos/, metadata.jsonl and truth.jsonl
