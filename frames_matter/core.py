@@ -44,7 +44,7 @@ def project_root() -> Path:
 class Profile:
     "Every choice of a run that is not a cell of the experiment."
     name: str                        # also the folder's name under data/, data_manifest/ and results/
-    source: str = "world"            # where rows come from: "world" (made here) or "hub"
+    source: str = "world"            # where rows come from: "world" (made here), "hub", "own" (your clips) or "manifest" (a published clips.csv)
     rows: str = ""                   # the metadata table: a path, or hub:owner/repository/configuration/split; empty: metadata.jsonl in data/<profile> or the world's own
     rule: str = "first"              # which rows are tried: "first" (in file order) or "hash" (seeded, whatever the order of the file)
     candidates: int = 1000           # rows chosen of a large table, to be tried until there are n_clips; many videos are gone
@@ -75,6 +75,13 @@ class Profile:
     precision: str = "fp32"          # "fp32", or "bf16": the video tower under autocast, on CUDA alone
     processes: int = 1               # that share the batches of one run, a GPU each
     workers: int = 2                 # processes (runs) or threads (fetching) at once
+    audio: bool = False              # keep the clips' sound
+    patience: float = 120.0          # seconds that one fetch is tried again and again while the site is busy or silent
+    per_host: int = 2                # fetches at once from one host
+    per_second: float = 0.0          # fetches begun in a second at one host; 0: as they come
+    sections: bool = True            # of long videos fetch only the seconds that are needed, where the site allows it
+    engine: str = "threads"          # what makes clips at once: "threads" of this machine, or "ray", on a cluster
+    address: str = ""                # of the Ray cluster; empty: one is started on this machine
     results: str = ""                # folder under results/; empty: the profile's name
 
 # %% ../nbs/library/core.ipynb #c23b13c8
