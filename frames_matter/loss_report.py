@@ -151,7 +151,7 @@ def loss_tables(runs: pd.DataFrame) -> dict: # file name -> title, table, note
     n = int(runs.n_queries.max())
     note = f"{n} captions and clips (chance: R@1 {100/n:.1f} %); bootstrap over seeds and source videos, on the same queries. False negatives: the share of training clips that meet their first take in the batch."
     by = {f"losses_{method}": (f"Losses: {METHOD_NAMES[method]}", table_losses(runs, method), f"{note} Verdicts, on R@1, are corrected within a batch size and rate (Holm).") for method in METHOD_NAMES if method in set(runs.method)}
-    return by | {"losses_questions": ("Does H-NAC help? (points of R@1, mean of both directions)", table_loss_questions(runs), f"{note} Verdicts, on R@1, are corrected for all rows of a method (Holm). Detectable: the smallest true difference that four of five such set-ups would find.")}
+    return by | {"losses_questions": ("Does H-NAC help? (points of R@1, mean of both directions)", table_loss_questions(runs), f"{' '.join(loss_answer(runs).splitlines())}\n\n{note} Verdicts, on R@1, are corrected for all rows of a method (Holm). Detectable: the smallest true difference that four of five such set-ups would find.")}
 
 def write_losses(profile="mini"): # name, or a Profile
     "Tables and the figure of the laboratory into results/<profile>, where it has been run."
