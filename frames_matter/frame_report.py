@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
-from .core import Profile, atomic_write, get_profile, project_root, results_dir
-from .report import COLOURS, COMPARED, WHERE, _groups, _hits, _list, _records, _show_comparisons, _subplots, markdown, save_figure, styled
+from .core import Profile, get_profile, project_root, results_dir
+from .report import COLOURS, COMPARED, _groups, _hits, _list, _records, _show_comparisons, _subplots, markdown, save_figure, styled, write_table
 from .stats import compare, comparisons
 
 # %% ../nbs/library/frame_report.ipynb #642a52ea
@@ -130,7 +130,6 @@ def write_frames(profile="mini"): # name, or a Profile
     texts = {"frames": ("Do frames matter? What each strategy lets the model tell", table, show_frames(table), f"{frames_answer(runs, profile)}\n\n{notes}"),
              "frames_recall": ("Frames against uniform frames (points of t2v R@1)", compared, text, COMPARED)}
     for name, (title, numbers, words, notes) in texts.items():
-        atomic_write(folder/"tables"/f"{name}.csv", numbers.round(6).to_csv(lineterminator="\n"))
-        atomic_write(folder/"tables"/f"{name}.md", f"# {title}\n\n{markdown(words)}\n\n{notes}\n\n{WHERE[profile.source]}\n")
+        write_table(profile, name, title, numbers, markdown(words), notes)
     save_figure(plot_frames(runs, profile), folder/"figures"/"frames.png")
     print(f"{len(runs)} runs of the frame laboratory; its tables and figure are in {folder.relative_to(project_root())}.")

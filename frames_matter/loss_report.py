@@ -12,8 +12,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from .core import Profile, UserError, atomic_write, get_profile, project_root, results_dir
-from .report import COLOURS, WHERE, _groups, _hits, _list, _records, _subplots, compare, comparisons, markdown, save_figure, styled
+from .core import Profile, UserError, get_profile, project_root, results_dir
+from .report import COLOURS, _groups, _hits, _list, _records, _subplots, compare, comparisons, markdown, save_figure, styled, write_table
 
 # %% ../nbs/library/loss_report.ipynb #207aa13e
 LAB_NAMES = {"infonce": "InfoNCE", "hnac": "H-NAC", "constant": "constant weight", "margin": "margin", "debiased": "debiased (DCL)", "hard": "hard negatives (HCL)",
@@ -160,6 +160,5 @@ def write_losses(profile="mini"): # name, or a Profile
     if not len(runs): return
     for name, (title, table, note) in loss_tables(runs).items():
         if not len(table): continue
-        atomic_write(results_dir(profile)/"tables"/f"{name}.csv", table.round(6).to_csv(lineterminator="\n"))
-        atomic_write(results_dir(profile)/"tables"/f"{name}.md", f"# {title}\n\n{_markdown_losses(table)}\n\n{note}\n\n{WHERE[profile.source]}\n")
+        write_table(profile, name, title, table, _markdown_losses(table), note)
     if "heads" in set(runs.method): save_figure(plot_losses(runs), results_dir(profile)/"figures"/"losses.png")
