@@ -1,5 +1,5 @@
 "Builds the package from settings.ini, which holds the metadata and requirements; pyproject.toml declares those fields dynamic."
-import re, shutil
+import json, re, shutil
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -16,6 +16,13 @@ def lines(key):
     "The non-empty lines of a setting."
     return [line for line in settings[key].splitlines() if line.strip()]
 
+def without_outputs(notebook):
+    "The text of a notebook as it is before it is run; its pictures are on the site, and would be a third of the wheel."
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code": cell |= {"outputs": [], "execution_count": None}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
 class BuildWithLessons(build_py):
     "Puts the lessons into the package, so that an installed wheel can run them."
     def run(self):
@@ -24,7 +31,7 @@ class BuildWithLessons(build_py):
         folder = Path(self.build_lib)/NAME/"lessons"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for lesson in sorted((ROOT/"nbs"/"lessons").glob("*.ipynb")): shutil.copy(lesson, folder)
+        for lesson in sorted((ROOT/"nbs"/"lessons").glob("*.ipynb")): (folder/lesson.name).write_text(without_outputs(lesson), encoding="utf-8")
 
 readme = ROOT/"README.md"
 setup(

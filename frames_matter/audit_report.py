@@ -14,8 +14,8 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from scipy.stats import binom
 
-from .core import Profile, atomic_write, get_profile, project_root, results_dir
-from .report import ARCHITECTURES, COLOURS, FLOOR, LOSS_NAMES, WHERE, _log_axis, _records, _subplots, markdown, published, save_figure, styled
+from .core import Profile, get_profile, project_root, results_dir
+from .report import ARCHITECTURES, COLOURS, FLOOR, LOSS_NAMES, _log_axis, _records, _subplots, markdown, published, save_figure, styled, write_table
 
 # %% ../nbs/library/audit_report.ipynb #cc5c984c
 AUDIT_CELL = ["architecture", "loss", "sampling", "protocol", "switches", "canary", "seed"] # what one run of the audit is
@@ -147,7 +147,6 @@ def write_audit(profile="mini"): # name, or a Profile
     texts = {"audit": ("The audit: one switch at a time", table, show_audit(table), f"Corrected: all other defects as published. Left in: all others corrected. Row “none”: the published protocol, and the sound one. {basis}"),
              "canary": ("The canaries: what is found where there is nothing", canary, show_canary(canary), f"{basis} Intervals hold together at 95 %.")}
     for name, (title, numbers, text, notes) in texts.items():
-        atomic_write(folder/"tables"/f"{name}.csv", numbers.round(6).to_csv(lineterminator="\n"))
-        atomic_write(folder/"tables"/f"{name}.md", f"# {title}\n\n{markdown(text)}\n\n{notes}\n\n{WHERE[profile.source]}\n")
+        write_table(profile, name, title, numbers, markdown(text), notes)
     save_figure(plot_audit(runs), folder/"figures"/"audit.png")
     print(f"{len(runs)} runs of the audit; its tables and figure are in {folder.relative_to(project_root())}.")

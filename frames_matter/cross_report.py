@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import comb
 
-from .core import Profile, UserError, atomic_write, get_profile, project_root, results_dir
-from .report import COLOURS, COMPARED, WHERE, _groups, _list, _log_axis, _records, _show_comparisons, _subplots, comparisons, markdown, save_figure, styled
+from .core import Profile, UserError, get_profile, project_root, results_dir
+from .report import COLOURS, COMPARED, _groups, _list, _log_axis, _records, _show_comparisons, _subplots, comparisons, markdown, save_figure, styled, write_table
 
 # %% ../nbs/library/cross_report.ipynb #fc3385fc
 CONTENDER_NAMES = {"zero_shot": "zero-shot", "infonce": "fine-tuned, InfoNCE", "hnac": "fine-tuned, H-NAC", "fusion": "fusion, InfoNCE"}
@@ -148,7 +148,6 @@ def write_cross(profile="mini"): # name, or a Profile
     texts = {"cross_validation": ("With 50 clips only: repeated grouped cross-validation (points of t2v R@1 of five)", table, text, f"{said}\n\n{basis} {COMPARED}"),
              "cross_fives": ("Validation with five clips", few, show_fives(few), f"{basis} From the lowest to the highest of {int(few.validations.max())} validations, and of {runs.seed.nunique()} deals.")}
     for name, (title, numbers, words, notes) in texts.items():
-        atomic_write(folder/"tables"/f"{name}.csv", numbers.round(6).to_csv(lineterminator="\n"))
-        atomic_write(folder/"tables"/f"{name}.md", f"# {title}\n\n{markdown(words)}\n\n{notes}\n\n{WHERE[profile.source]}\n")
+        write_table(profile, name, title, numbers, markdown(words), notes)
     save_figure(plot_cross(runs), folder/"figures"/"cross_validation.png")
     print(f"{len(runs)} cross-validations; their tables and figure are in {folder.relative_to(project_root())}.")

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
-from .core import Profile, atomic_write, get_profile, project_root, results_dir
-from .report import COLOURS, COMPARED, WHERE, _groups, _hits, _list, _records, _show_comparisons, _subplots, markdown, save_figure, styled
+from .core import Profile, get_profile, project_root, results_dir
+from .report import COLOURS, COMPARED, _groups, _hits, _list, _records, _show_comparisons, _subplots, markdown, save_figure, styled, write_table
 from .stats import compare, comparisons
 
 # %% ../nbs/library/frame_report.ipynb #642a52ea
@@ -125,12 +125,11 @@ def write_frames(profile="mini"): # name, or a Profile
     folder, table, compared = results_dir(profile), table_frames(runs, profile), table_looks(runs, profile)
     n = int(runs.n_queries.max())
     notes = (f"{n} clips, the model as it comes; of strategies that draw, {runs.groupby('look').seed.nunique().max()} draws. Accuracy on caption against foil, in brackets the ceiling: the best that any model could reach with these frames, "
-             f"from the films alone. Each clip has one foil, of its caption's own kind. R@1 of all {n} captions (chance {100/n:.1f} %). Intervals are in the table's csv.")
+             f"from the films alone: all that these frames tell apart, and half of the rest, which is a coin's; a number above its ceiling is the coin's luck, and a test checks that it is no more than that. Each clip has one foil, of its caption's own kind. R@1 of all {n} captions (chance {100/n:.1f} %). Intervals are in the table's csv.")
     text = _show_comparisons(compared).rename(LOOK_NAMES).rename_axis("frames")
     texts = {"frames": ("Do frames matter? What each strategy lets the model tell", table, show_frames(table), f"{frames_answer(runs, profile)}\n\n{notes}"),
              "frames_recall": ("Frames against uniform frames (points of t2v R@1)", compared, text, COMPARED)}
     for name, (title, numbers, words, notes) in texts.items():
-        atomic_write(folder/"tables"/f"{name}.csv", numbers.round(6).to_csv(lineterminator="\n"))
-        atomic_write(folder/"tables"/f"{name}.md", f"# {title}\n\n{markdown(words)}\n\n{notes}\n\n{WHERE[profile.source]}\n")
+        write_table(profile, name, title, numbers, markdown(words), notes)
     save_figure(plot_frames(runs, profile), folder/"figures"/"frames.png")
     print(f"{len(runs)} runs of the frame laboratory; its tables and figure are in {folder.relative_to(project_root())}.")

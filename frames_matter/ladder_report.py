@@ -13,8 +13,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from .core import Profile, atomic_write, get_profile, project_root, results_dir
-from .report import COLOURS, COMPARED, _groups, _hits, _records, _subplots, markdown, save_figure, styled
+from .core import Profile, get_profile, project_root, results_dir
+from .report import COLOURS, COMPARED, _groups, _hits, _records, _subplots, markdown, save_figure, styled, write_table
 from .stats import compare, comparisons
 
 # %% ../nbs/library/ladder_report.ipynb #39e46040
@@ -199,7 +199,6 @@ def write_ladder(profile="mini"): # name, or a Profile
              "ladder_calibration": ("The ladder: a temperature alone", odds := table_calibration(runs), _plain(odds), "NLL in nats, calibration error in points, text-to-video on the pool. Fitted on the training clips. The recall cannot change: a temperature divides every cosine alike."),
              "ladder_cost": ("The ladder: cost", cost := table_cost(runs), _plain(cost), "Seconds of training, on the machine that ran it; they differ from run to run.")}
     for name, (title, numbers, text, notes) in texts.items():
-        atomic_write(folder/"tables"/f"{name}.csv", numbers.round(6).to_csv(lineterminator="\n"))
-        atomic_write(folder/"tables"/f"{name}.md", f"# {title}\n\n{markdown(text)}\n\n{notes}\n")
+        write_table(profile, name, title, numbers, markdown(text), notes)
     save_figure(plot_ladder(runs), folder/"figures"/"ladder.png")
     print(f"{len(runs)} runs of the ladder; its tables and figure are in {folder.relative_to(project_root())}.")

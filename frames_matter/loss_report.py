@@ -12,8 +12,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from .core import Profile, UserError, atomic_write, get_profile, project_root, results_dir
-from .report import COLOURS, WHERE, _groups, _hits, _list, _records, _subplots, compare, comparisons, markdown, save_figure, styled
+from .core import Profile, UserError, get_profile, project_root, results_dir
+from .report import COLOURS, _groups, _hits, _list, _records, _subplots, compare, comparisons, markdown, save_figure, styled, write_table
 
 # %% ../nbs/library/loss_report.ipynb #207aa13e
 LAB_NAMES = {"infonce": "InfoNCE", "hnac": "H-NAC", "constant": "constant weight", "margin": "margin", "debiased": "debiased (DCL)", "hard": "hard negatives (HCL)",
@@ -151,7 +151,7 @@ def loss_tables(runs: pd.DataFrame) -> dict: # file name -> title, table, note
     n = int(runs.n_queries.max())
     note = f"{n} captions and clips (chance: R@1 {100/n:.1f} %); bootstrap over seeds and source videos, on the same queries. False negatives: the share of training clips that meet their first take in the batch."
     by = {f"losses_{method}": (f"Losses: {METHOD_NAMES[method]}", table_losses(runs, method), f"{note} Verdicts, on R@1, are corrected within a batch size and rate (Holm).") for method in METHOD_NAMES if method in set(runs.method)}
-    return by | {"losses_questions": ("Does H-NAC help? (points of R@1, mean of both directions)", table_loss_questions(runs), f"{note} Verdicts, on R@1, are corrected for all rows of a method (Holm). Detectable: the smallest true difference that four of five such set-ups would find.")}
+    return by | {"losses_questions": ("Does H-NAC help? (points of R@1, mean of both directions)", table_loss_questions(runs), f"{' '.join(loss_answer(runs).splitlines())}\n\n{note} Verdicts, on R@1, are corrected for all rows of a method (Holm). Detectable: the smallest true difference that four of five such set-ups would find.")}
 
 def write_losses(profile="mini"): # name, or a Profile
     "Tables and the figure of the laboratory into results/<profile>, where it has been run."
@@ -160,6 +160,5 @@ def write_losses(profile="mini"): # name, or a Profile
     if not len(runs): return
     for name, (title, table, note) in loss_tables(runs).items():
         if not len(table): continue
-        atomic_write(results_dir(profile)/"tables"/f"{name}.csv", table.round(6).to_csv(lineterminator="\n"))
-        atomic_write(results_dir(profile)/"tables"/f"{name}.md", f"# {title}\n\n{_markdown_losses(table)}\n\n{note}\n\n{WHERE[profile.source]}\n")
+        write_table(profile, name, title, table, _markdown_losses(table), note)
     if "heads" in set(runs.method): save_figure(plot_losses(runs), results_dir(profile)/"figures"/"losses.png")

@@ -8,7 +8,7 @@ __all__ = ['STUDY', 'CELL', 'ARCHITECTURES', 'LOSS_NAMES', 'STRATEGIES', 'WAYS',
            'published', 'load_runs', 'table_alignment', 'table_sampling', 'table_gap', 'table_zero_shot',
            'table_retrieval', 'table_foils', 'show', 'table_comparisons', 'styled', 'save_figure', 'plot_curves',
            'plot_answer', 'plot_gap', 'plot_similarity', 'contact_sheet', 'save_similarity', 'answer', 'report_tables',
-           'markdown', 'write_tables', 'write_figures', 'write_readme', 'report']
+           'markdown', 'write_table', 'write_tables', 'write_figures', 'write_readme', 'report']
 
 # %% ../nbs/library/report.ipynb #6d559176
 import functools, json, re
@@ -538,20 +538,32 @@ def markdown(table: pd.DataFrame) -> str: # a pipe table
     align = ["---"]*table.index.nlevels + ["---:"]*(flat.shape[1] - table.index.nlevels)
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], align, *lines[1:]])
 
-def _section(title, table, notes, level="###"):
-    return "\n\n".join([f"{level} {title}", markdown(show(table) if "verdict" not in table else _show_comparisons(table)), " ".join(n for n in notes if n)])
+def _section(title, table, notes): return "\n\n".join([f"### {title}", markdown(_shown(table)), _joined(notes)])
+
+def _shown(table): return _show_comparisons(table) if "verdict" in table else show(table)
+
+def _joined(notes): return " ".join(n for n in notes if n)
 
 def _show_comparisons(table):
     return pd.DataFrame({"difference": table.difference.map("{:+.1f}".format), "95 % interval": [f"{l:+.1f} to {h:+.1f}" for l, h in zip(table.low, table.high)], "p (Holm)": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in table.p],
                          "detectable": table.detectable.map("{:.1f}".format), "verdict": table.verdict}, index=table.index)
 
 # %% ../nbs/library/report.ipynb #dff918b0
-def write_tables(profile: Profile, runs: pd.DataFrame):
-    "results/<profile>/tables: each table as CSV, in full precision, and as Markdown."
+def write_table(profile: Profile,
+                name: str, # of the files
+                title: str,
+                table: pd.DataFrame, # of numbers
+                text: str, # the same as Markdown
+                notes: str, # what must be said beside it
+               ):
+    "results/<profile>/tables: a table as CSV, to six decimals, and as Markdown."
     folder = results_dir(profile)/"tables"
-    for name, (title, table, notes) in report_tables(profile, runs).items():
-        atomic_write(folder/f"{name}.csv", table.round(6).to_csv(lineterminator="\n"))
-        atomic_write(folder/f"{name}.md", f"{_section(title, table, notes, '#')}\n\n{WHERE[profile.source]}\n")
+    atomic_write(folder/f"{name}.csv", table.round(6).to_csv(lineterminator="\n"))
+    atomic_write(folder/f"{name}.md", f"# {title}\n\n{text}\n\n{notes}\n\n{WHERE[profile.source]}\n")
+
+def write_tables(profile: Profile, runs: pd.DataFrame):
+    "Every table of the study."
+    for name, (title, table, notes) in report_tables(profile, runs).items(): write_table(profile, name, title, table, markdown(_shown(table)), _joined(notes))
 
 def write_figures(profile: Profile, runs: pd.DataFrame):
     "results/<profile>/figures; a picture whose material is not on this machine stays as it is."
