@@ -22,6 +22,10 @@ class Work:
 
 def ours(): return [t for t in threading.enumerate() if "_serve" in t.name]
 
+def alive(pid):
+    try: return os.kill(pid, 0) is None
+    except ProcessLookupError: return False
+
 def wait_until(true, seconds=20):
     deadline = time.monotonic() + seconds
     while not true():
@@ -134,8 +138,24 @@ def deadly(job):
     os.kill(os.getpid(), signal.SIGKILL)
     yield job
 
+def endless(job):
+    (project_root()/f"endless-{job}").write_text(str(os.getpid()))
+    time.sleep(600)
+    yield job
+
 def variables(job): yield os.environ.get("FRAMES_MATTER_HOME"), os.environ.get("FRAMES_MATTER_COOKIES")
 '''
+
+@pytest.mark.skipif(os.name == "nt", reason="looks for processes by signal")
+def test_ray_ends_what_is_called_off(cluster):
+    from ray_work import endless
+    def jobs():
+        yield 0
+        wait_until(lambda: (cluster/"endless-0").exists() and (cluster/"endless-0").read_text())
+        raise UserError("No more rows; fetch the table again.")
+    with pytest.raises(UserError, match="No more rows"): list(run_jobs(endless, jobs(), "ray"))
+    worker = int((cluster/"endless-0").read_text())
+    wait_until(lambda: not alive(worker))
 
 @pytest.mark.skipif(os.name == "nt", reason="kills by signal")
 def test_ray_worker_killed(cluster):
