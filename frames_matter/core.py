@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'PROFILES', 'MODE', 'UserError', 'choose', 'project_root', 'Profile', 'registered', 'get_profile',
-           'data_dir', 'manifest_dir', 'results_dir', 'assert_own_results', 'atomic_path', 'atomic_write', 'register',
-           'find_ffmpeg', 'same_everywhere', 'spec_hash', 'file_sha256', 'checkout_id', 'seed_everything',
+           'data_dir', 'manifest_dir', 'results_dir', 'assert_own_results', 'atomic_path', 'atomic_write', 'draft',
+           'register', 'find_ffmpeg', 'same_everywhere', 'spec_hash', 'file_sha256', 'checkout_id', 'seed_everything',
            'stable_seed', 'end_with_parent', 'process_map']
 
 # %% ../nbs/library/core.ipynb #62715a7b
@@ -188,19 +188,28 @@ def atomic_write(path, # where it goes
     with atomic_path(path) as tmp: tmp.write_bytes(data)
 
 # %% ../nbs/library/core.ipynb #2fb073b0
-def register(name: str, # letters, digits, _ and -; none of `PROFILES`
-             like: str = "mini", # the name in `PROFILES` that gives every field that is not named here
-             **fields, # of `Profile`
-            ) -> Profile:
-    "Make a name stand for a profile; to do it again with other fields is to change it, but for where its rows come from."
-    if not isinstance(name, str) or not _NAME.fullmatch(name): raise UserError(f"{str(name)[:60]!r} cannot be a profile's name; take up to 40 letters, digits, _ and -.")
+def draft(name: str, # letters, digits, _ and -; none of `PROFILES`
+          like: str = "mini", # the name in `PROFILES` that gives every field that is not named here
+          **fields, # of `Profile`
+         ) -> Profile:
+    "The profile that `register` would register, or a `UserError` if it would not."
+    if not _NAME.fullmatch(str(name)): raise UserError(f"{str(name)[:60]!r} cannot be a profile's name; take up to 40 letters, digits, _ and -.")
     if name in PROFILES: raise UserError(f"{name!r} is the name of a profile that comes with the package; choose another.")
     profile = _replaced(dataclasses.replace(choose(like, PROFILES, "profile"), name=name), fields)
     if _record(name).is_file():
-        if (old := _registered(name)) and (old.source, old.rows) != (profile.source, profile.rows): raise UserError(f"The name {name!r} is taken by {old.rows or old.source}; choose another for {profile.rows or profile.source}.")
-    elif (manifest_dir(profile)/"clips.csv").is_file(): raise UserError(f"{manifest_dir(profile)} holds a manifest that no profile is registered for; choose another name than {name!r}.")
+        old = _registered(name)
+        if (old.source, old.rows) != (profile.source, profile.rows): raise UserError(f"The name {name!r} is taken by {old.rows or old.source}; choose another for {profile.rows or profile.source}.")
+    elif (manifest_dir(profile)/"clips.csv").is_file(): raise UserError(f"{manifest_dir(profile)} holds the manifest of something else; choose another name than {name!r}.")
+    return profile
+
+def register(name: str, # as for `draft`
+             like: str = "mini",
+             **fields,
+            ) -> Profile:
+    "Make a name stand for a profile from now on. Done again, it changes the fields, but never where the rows come from."
+    profile = draft(name, like, **fields)
     atomic_write(_record(name), json.dumps(dict(like=like, fields=fields), indent=1, ensure_ascii=False) + "\n")
-    return get_profile(name)
+    return profile
 
 # %% ../nbs/library/core.ipynb #d5d3eef0
 def find_ffmpeg() -> str: # path of the program
