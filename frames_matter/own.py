@@ -224,7 +224,7 @@ def _group(source, name):
     "What a clip's split goes by: the source it was given, in plain letters, or the file."
     return name if not source else source if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", source, re.ASCII) else _plain(source, source)
 
-# %% ../nbs/library/own.ipynb #5c441349
+# %% ../nbs/library/own.ipynb #7ec7047d
 OWN = dict(source="own", rule="first", n_pool=0, min_seconds=0.2, max_seconds=120.0, min_score=0.0, url_template="", results="")
 
 def _place(path):
@@ -250,12 +250,13 @@ def register_own(path, # a CSV, a folder of videos with captions beside them, or
 def register_manifest(path, # of a published clips.csv
                       name: str = "", # of the profile; default: the folder's name and -again
                       like: str = "", # the profile that gives the address of source videos; default: the one the folder is named after, or mini
+                      **overrides, # of the profile's fields
                      ) -> Profile:
-    "Register a profile whose rows are those that a manifest kept."
+    "Register a profile whose rows are those that a published manifest kept."
     path = Path(os.path.abspath(path))
     if not path.is_file(): raise UserError(f"There is no manifest at {path}; give the clips.csv of a folder of data_manifest.")
     folder = path.parent.name
-    return register(name or f"{_name_for(path.parent)[:34]}-again", like or (folder if folder in PROFILES else "mini"), source="manifest", rows=_place(path), results="")
+    return register(name or f"{_name_for(path.parent)[:34]}-again", like or (folder if folder in PROFILES else "mini"), **dict(source="manifest", rows=_place(path), results="") | overrides)
 
 # %% ../nbs/library/own.ipynb #d91e5d87
 LEAST = 4 # clips: the fewest that leave two to train on, which a contrastive loss needs, beside one to validate and one to test
