@@ -72,8 +72,8 @@ def test_report_needs_no_torch(tmp_path, module):
 
 # --- the source ---
 
-LAYERS = [{"core"}, {"compute", "hub", "world", "loopback", "engine", "losses", "attention", "fusion", "sampling", "gap", "retrieval"}, {"frames", "viclip", "select"},
-          {"dataset", "training", "pretrain"}, {"evaluation"}, {"audit", "frame_lab", "ladder", "loss_lab", "cross_validation"}, {"experiment", "stats"}, {"report", "reproduce"}, {"audit_report", "frame_report", "ladder_report", "loss_report", "cross_report"}, {"cli"}]
+LAYERS = [{"core"}, {"compute", "hub", "world", "loopback", "engine", "ledger", "losses", "attention", "fusion", "sampling", "gap", "retrieval"}, {"frames", "viclip", "select"}, {"fetch", "own"},
+          {"dataset", "training", "pretrain"}, {"export", "evaluation"}, {"audit", "frame_lab", "ladder", "loss_lab", "cross_validation"}, {"experiment", "stats"}, {"report", "reproduce"}, {"audit_report", "frame_report", "ladder_report", "loss_report", "cross_report", "survivors"}, {"cli"}]
 
 def sources(root): return {p.stem: p.read_text(encoding="utf-8") for p in sorted((root/"frames_matter").glob("*.py")) if not p.stem.startswith("_")}
 
