@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'STATUS', 'SAID', 'NO_RUNTIME', 'OLD_COOKIES', 'sleep', 'clock', 'BEGINS', 'BOXES', 'SLOWEST', 'LONG',
-           'SMALL', 'LEAD', 'Failed', 'kind_of', 'chain_of', 'Manners', 'manners_of', 'waits', 'retry_after', 'host_of',
-           'Hosts', 'hosts_of', 'Opened', 'Breaker', 'look_at', 'plan_section', 'Fetched', 'fetch_source', 'disk_full']
+           'SMALL', 'LEAD', 'BLOCK', 'KEPT', 'Failed', 'kind_of', 'chain_of', 'Manners', 'manners_of', 'waits',
+           'retry_after', 'host_of', 'Hosts', 'hosts_of', 'Opened', 'Breaker', 'look_at', 'plan_section', 'Fetched',
+           'fetch_source', 'disk_full']
 
 # %% ../nbs/library/00_fetch.ipynb #5e1c0a03
-import contextlib, dataclasses, datetime, email.utils, functools, io, ipaddress, os, random, re, shutil, stat, subprocess, threading, time
+import contextlib, dataclasses, datetime, email.utils, functools, io, ipaddress, os, random, re, shutil, socket, stat, subprocess, threading, time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -231,7 +232,7 @@ class _Log:
 def _downloader(address, work, manners, height, audio): # yields a YoutubeDL, with `lengths` (URL -> bytes) and `faults` of its connections
     "yt-dlp with our manners. Its cookies come from the file that FRAMES_MATTER_COOKIES names, which stays as it is."
     import yt_dlp
-    options = dict(paths={"home": str(work)}, outtmpl="video.%(ext)s", format="bv*+ba/b" if audio else "bv/b/bv*", format_sort=[f"res:{height}"], quiet=True, noprogress=True, logger=_Log(), retries=0, fragment_retries=1,
+    options = dict(paths={"home": str(work)}, outtmpl="video.%(ext)s", format="bv*+ba/b" if audio else "bv*", format_sort=[f"res:{height}"], quiet=True, noprogress=True, logger=_Log(), retries=0, fragment_retries=1,
                    extractor_retries=0, socket_timeout=manners.stall, noplaylist=True, cachedir=False, updatetime=False, ffmpeg_location=find_ffmpeg(), js_runtimes={name: {} for name in ("deno", "node", "bun", "quickjs")})
     if host_of(address) in ("127.0.0.1", "::1", "localhost"): options["proxy"] = ""
     if path := os.environ.get("FRAMES_MATTER_COOKIES"): options["cookiefile"] = io.StringIO(_cookies(path))
@@ -250,7 +251,8 @@ def _downloader(address, work, manners, height, audio): # yields a YoutubeDL, wi
 def _cookies(path):
     try: text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e: raise UserError(f"FRAMES_MATTER_COOKIES names {path}, which cannot be read; export your browser's cookies to it as a Netscape cookies.txt, or unset the variable.") from e
-    if not re.match(r"# (Netscape )?HTTP Cookie File", text): raise UserError(f"{path} (FRAMES_MATTER_COOKIES) is not a Netscape cookies.txt: its first line should read '# Netscape HTTP Cookie File'.")
+    lines = [line for line in text.splitlines() if line.strip() and not re.match(r"#(?!HttpOnly_)", line)]
+    if not lines or any(line.count("\t") != 6 for line in lines): raise UserError(f"{path} (FRAMES_MATTER_COOKIES) is not a Netscape cookies.txt, seven fields a line with tabs between them; export your browser's cookies in that form.")
     return text
 
 def _watched(answer, stall, faults):
@@ -298,30 +300,46 @@ def plan_section(info, # of yt-dlp, with the chosen formats
 class _NoRanges(Exception):
     "The site does not serve parts of a file."
 
-class _Relay(loopback._Handler):
-    "Hands ffmpeg parts of files that it asks for as /0 and /1, which yt-dlp asks the site for."
-    def _answer(self, body):
-        try: self._relay(self.server.parts[int(self.path[1:])])
-        except ConnectionError: pass # ffmpeg has what it wanted
-        except Exception as e: self.server.failed.append(e) # raised where ffmpeg was started
-        self.close_connection = True
+BLOCK, KEPT = 1 << 18, 32 # bytes asked for at a time; blocks remembered, as two runs of ffmpeg read the same index
 
-    def _relay(self, part):
+class _Blocks:
+    "Files on a site, in blocks that are fetched when they are first read."
+    def __init__(self, ydl, parts):
+        self.ydl, self.parts, self.sizes, self.failed = ydl, parts, {}, []
+        self.get = functools.lru_cache(KEPT)(self._fetch)
+
+    def _fetch(self, n, i): # number of the part, of the block
         from yt_dlp.networking import Request
-        at, n, total = int(re.match(r"bytes=(\d+)-|", self.headers.get("Range") or "")[1] or 0), 1 << 18, None
-        while total is None or at < total:
-            with contextlib.closing(self.server.ydl.urlopen(Request(part["url"], headers={**(part.get("http_headers") or {}), "Accept-Encoding": "identity", "Range": f"bytes={at}-{at + n - 1}"}))) as answer:
-                found = re.fullmatch(rf"bytes {at}-(\d+)/(\d+)", answer.headers.get("Content-Range") or "")
-                if answer.status != 206 or not found or total not in (None, int(found[2])): raise _NoRanges
-                if total is None:
-                    total = int(found[2])
-                    self._say(206, total - at, "video/mp4", **{"Content-Range": f"bytes {at}-{total - 1}/{total}"})
-                last = int(found[1])
-                while at <= last and (data := answer.read(loopback.PIECE)):
-                    self.wfile.write(data)
-                    at += len(data)
-                if at <= last: raise _NoRanges
-            n = min(2*n, 1 << 22)
+        part, first = self.parts[n], i*BLOCK
+        headers = {**(part.get("http_headers") or {}), "Accept-Encoding": "identity", "Range": f"bytes={first}-{first + BLOCK - 1}"}
+        with contextlib.closing(self.ydl.urlopen(Request(part["url"], headers=headers))) as answer:
+            found = re.fullmatch(rf"bytes {first}-(\d+)/(\d+)", answer.headers.get("Content-Range") or "")
+            if answer.status != 206 or not found or self.sizes.setdefault(n, int(found[2])) != int(found[2]): raise _NoRanges
+            data = b"".join(iter(lambda: answer.read(BLOCK), b""))
+            if len(data) != int(found[1]) + 1 - first: raise _NoRanges
+            return data
+
+class _Relay(loopback._Handler):
+    "Hands ffmpeg the files that it asks for as /0 and /1, from where it asks on."
+    def setup(self):
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK) # not far ahead of what ffmpeg reads
+        super().setup()
+
+    def _answer(self, body):
+        blocks, n = self.server.blocks, int(self.path[1:])
+        at = int(re.match(r"bytes=(\d+)-|", self.headers.get("Range") or "")[1] or 0)
+        self.close_connection, data = True, b""
+        try:
+            data = blocks.get(n, at//BLOCK)[at % BLOCK:]
+            self._say(206, blocks.sizes[n] - at, "video/mp4", **{"Content-Range": f"bytes {at}-{blocks.sizes[n] - 1}/{blocks.sizes[n]}"})
+            while data:
+                self.wfile.write(data)
+                at += len(data)
+                data = at < blocks.sizes[n] and blocks.get(n, at//BLOCK)
+        except ConnectionError: pass # ffmpeg has what it wanted
+        except Exception as e: # raised where ffmpeg was started
+            blocks.failed.append(e)
+            if not data: self._say(502)
 
 def _ffmpeg(*arguments): # -> return code, what it said
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")} # it speaks to loopback alone
@@ -334,16 +352,17 @@ def _duration(source): # seconds, or None
 
 def _fetch_section(ydl, info, spans, work, audio): # -> path, offset; or None: fetch the whole
     "Copy the packets of the needed seconds, with their timestamps."
-    parts, failed, code, path = info.get("requested_formats") or [info], [], None, None
-    def relay(): return loopback.serve(_Relay, ydl=ydl, parts=parts, failed=failed)
+    parts = info.get("requested_formats") or [info]
+    blocks, code, path = _Blocks(ydl, parts), None, None
+    def relay(): return loopback.serve(_Relay, blocks=blocks)
     def duration():
         with relay() as url: return _duration(f"{url}/0")
     span = plan_section(info, spans, ydl.lengths, duration)
-    if span and not failed:
+    if span and not blocks.failed:
         with relay() as url: code, path = _copy(url, parts, *span, work, audio)
-    for e in failed:
+    for e in blocks.failed:
         if not isinstance(e, _NoRanges): raise e
-    start = re.search(r"Duration: .*start: ([\d.]+)", _ffmpeg("-i", path)[1]) if code == 0 and not failed else None
+    start = re.search(r"Duration: .*start: ([\d.]+)", _ffmpeg("-i", path)[1]) if code == 0 and not blocks.failed else None
     if start and float(start[1]) <= min(a for a, _ in spans): return path, float(start[1])
     if path: path.unlink(missing_ok=True)
 
@@ -369,7 +388,7 @@ class Fetched:
 def fetch_source(name: str, # becomes the file's name
                  address: str, # http(s) URL of a page or file, or a local path, which is used in place
                  spans, # [(start, end), ...] in seconds: what is needed of it
-                 folder, # where <name>.mp4 (or another container) goes; an older one is replaced
+                 folder, # where <name>.mp4 (or another container) goes
                  manners: Manners = Manners(),
                  hosts: Hosts | None = None, # default: this process's own for such manners
                  height: int = 480, # of the picture: the largest that is not taller, else the smallest
@@ -378,7 +397,7 @@ def fetch_source(name: str, # becomes the file's name
                 ) -> Fetched:
     "Have a source video; `Failed` says why it cannot be had."
     if not re.match(r"https?://", address, re.I): return _in_place(address)
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}", name, re.ASCII): raise Failed("not fetched: the name would not make a file's name")
+    _check_names(name, address)
     folder, hosts, pauses, began, failed_for = Path(folder), hosts or hosts_of(manners), waits(name, manners), clock(), 0.0
     work = folder/f".{name}.partial"
     shutil.rmtree(work, ignore_errors=True)
@@ -401,6 +420,13 @@ def fetch_source(name: str, # becomes the file's name
         raise
     finally: shutil.rmtree(work, ignore_errors=True)
 
+def _check_names(name, address):
+    "Raise `Failed` if a name would not make a file's, or an address is none."
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}", name, re.ASCII): raise Failed("not fetched: the id would not make a file's name")
+    try: known = host_of(address) and (urlsplit(address).port or True)
+    except ValueError: known = False
+    if not known: raise Failed("not fetched: the address is not a URL")
+
 def disk_full(folder): return UserError(f"No space left on the disk that holds {folder}; free some and run the command again.")
 
 def _in_place(address):
@@ -415,20 +441,15 @@ def _in_place(address):
 def _put(found, folder, name, offset, attempts, seconds):
     "Move what was fetched to its place."
     sha, size = file_sha256(found), found.stat().st_size
-    path = found.replace(folder/f"{name}{found.suffix}")
-    for old in folder.glob(f"{name}.*"):
-        if old.stem == name and old != path: old.unlink()
-    return Fetched(path, offset or 0.0, sha, size, attempts, seconds, offset is None)
+    return Fetched(found.replace(folder/f"{name}{found.suffix}"), offset or 0.0, sha, size, attempts, seconds, offset is None)
 
 def _attempt(address, spans, work, manners, height, sections, audio): # -> path, offset or None for the whole
     "Ask once."
-    import yt_dlp
     with _downloader(address, work, manners, height, audio) as ydl:
         try:
             info = _one(ydl.extract_info(address, download=False))
             part = _fetch_section(ydl, info, spans, work, audio) if sections else None
             if part is None: ydl.process_info(info)
-        except yt_dlp.cookies.CookieLoadError as e: raise UserError(f"{os.environ['FRAMES_MATTER_COOKIES']} (FRAMES_MATTER_COOKIES) holds no readable cookies; export them again as a Netscape cookies.txt.") from e
         except Rejected: raise
         except Exception as e: raise _why(e, ydl, work.parent) from e # extractors of a thousand sites: their errors are of every type
     found = [p for p in work.iterdir() if p.stem == "video"]
@@ -442,6 +463,7 @@ def _one(info):
         entries = list(info.get("entries") or ())
         if len(entries) != 1 or not entries[0]: raise Failed(f"not fetched: the page holds {len(entries)} videos, not one", "not_video")
         return _one(entries[0])
+    if info.get("is_live"): raise Failed("not fetched: it is being broadcast, and has no end yet")
     return info
 
 def _why(error, ydl, folder):

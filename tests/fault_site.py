@@ -6,12 +6,12 @@
         site.address("stall")                                   # the file itself
         site.asked, site.sent                                   # (method, path) of every request, bytes sent by id
 
-What happens to a video is told by the letters that its id begins with, so `stall`, `stall1` and `stall0000001` are three videos of one fault. `rows()` are rows of a table that must be
+What happens to a video is told by the letters that its id begins with, so `stall`, `stall1` and `stall0000001` are three videos of one fault; a film of a video's own id is served if there is one. `rows()` are rows of a table that must be
 rejected before anything is fetched.
 
     python tests/fault_site.py                                  # how each fault ends, as a table
 """
-import contextlib, json, re, socket, struct, subprocess, threading, time
+import contextlib, json, re, socket, struct, subprocess, threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ FAULTS = {
     "good":      Fault("serves the file"),
     "page":      Fault("leads to a page with a player"),
     "hops":      Fault("redirects twice"),
+    "rangeless": Fault("serves no byte ranges"),
     "forbidden": Fault("answers 403", "forbidden", "403"),
     "missing":   Fault("answers 404", "gone", "404"),
     "removed":   Fault("answers 410", "gone", "410"),
@@ -50,6 +51,7 @@ FAULTS = {
     "reset":     Fault("hangs up before it answers", "no_answer", "no answer", 0),
     "drip":      Fault("sends slowly, to the end"),
     "crawl":     Fault("sends some bytes a second", "no_answer", "no answer", 0),
+    "mute":      Fault("takes the call and says nothing", "no_answer", "no answer", 0),
     "stall":     Fault("falls silent in the middle", "no_answer", "no answer", 0),
     "half":      Fault("hangs up in the middle, always", "truncated", "broke off", 0),
     "torn":      Fault("hangs up in the middle once", attempts=2),
@@ -118,7 +120,7 @@ def fault_of(name): return re.match(r"[a-z]*", name)[0]
 
 class _Site(loopback._Handler):
     def setup(self):
-        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15) # what is counted as sent must have gone
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18) # what is counted as sent must have gone
         super().setup()
 
     def _answer(self, body):
@@ -128,7 +130,8 @@ class _Site(loopback._Handler):
         self.name = parse_qs(address.query)["v"][0] if address.path == "/watch" else address.path.rpartition("/")[2].partition(".")[0]
         fault = fault_of(self.name)
         film = FAULTS[fault].film if fault in FAULTS else "good"
-        self.file = self.server.folder/f"{film}.{FILMS.get(film, ['mp4'])[0]}"
+        own = self.server.folder/f"{self.name}.{FILMS.get(film, ['mp4'])[0]}"
+        self.file = own if own.is_file() else own.with_stem(film)
         if address.path == "/watch" and fault not in ("forbidden", "missing", "removed", "signin"): return self._watch(fault, body)
         if fault not in FAULTS: return self._say(404)
         with self.server.lock:
@@ -143,12 +146,7 @@ class _Site(loopback._Handler):
         elif fault == "hops" and "hop=" not in self.path: self._say(307, Location=f"/watch?v={self.name}&hop=1")
         else: self._say(302, Location=file)
 
-    def _file(self, body):
-        "Serve the file well, ranges included."
-        self.server.requests.pop() # it is noted there
-        path, self.path = self.path, f"/{self.file.name}"
-        super()._answer(body)
-        self.server.requests[-1] = (self.command, path)
+    def _file(self, body): self._serve(self.file, body)
 
     def _send(self, f, n):
         while n > 0 and (piece := f.read(min(n, 1 << 13))):
@@ -190,6 +188,8 @@ class _Site(loopback._Handler):
     def _stall(self, body):
         self._some(body)
         if body: self.server.over.wait(60)
+    def _mute(self, body): self.server.over.wait(60)
+    def _rangeless(self, body): self._some(body, 1)
     def _half(self, body): self._some(body)
     def _torn(self, body): return self._file(body) if self._ranged() else self._some(body)
     def _overlong(self, body): self._some(body, 1, self.file.stat().st_size + 1000)
@@ -207,7 +207,7 @@ class Site:
 
     @property
     def template(self): return f"{self.url}/watch?v={{id}}"
-    def address(self, name): return f"{self.url}/{name}.{FILMS.get(FAULTS[fault_of(name)].film, ['mp4'])[0] if fault_of(name) in FAULTS else 'mp4'}"
+    def address(self, name): return f"{self.url}/{name}.{FILMS.get(FAULTS[fault_of(name)].film, ['mp4'])[0]}"
 
 @contextlib.contextmanager
 def serve_faults(folder): # yields a Site
