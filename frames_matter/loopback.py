@@ -40,12 +40,16 @@ class _Handler(BaseHTTPRequestHandler):
         name = unquote(urlsplit(self.path).path).lstrip("/")
         path = (self.server.folder/name).resolve()
         if not path.is_relative_to(self.server.folder) or not path.is_file(): return self._say(404)
+        self._serve(path, body)
+
+    def _serve(self, path, body):
+        "Answer with a file, or the part of it that was asked for."
         size = path.stat().st_size
         try: span = parse_range(self.headers.get("Range"), size)
         except ValueError: return self._say(416, **{"Content-Range": f"bytes */{size}"})
         first, last = span or (0, size - 1)
         extra = {"Content-Range": f"bytes {first}-{last}/{size}"} if span else {}
-        self._say(206 if span else 200, last - first + 1, mimetypes.guess_type(name)[0] or "application/octet-stream", **extra)
+        self._say(206 if span else 200, last - first + 1, mimetypes.guess_type(path.name)[0] or "application/octet-stream", **extra)
         if not body: return
         with open(path, "rb") as f, contextlib.suppress(ConnectionError):
             f.seek(first)
