@@ -72,7 +72,7 @@ def test_report_needs_no_torch(tmp_path, module):
 
 # --- the source ---
 
-LAYERS = [{"core"}, {"compute", "hub", "world", "loopback", "losses", "attention", "fusion", "sampling", "gap", "retrieval"}, {"frames", "viclip", "select"},
+LAYERS = [{"core"}, {"compute", "hub", "world", "loopback", "losses", "attention", "fusion", "sampling", "gap", "retrieval"}, {"frames", "viclip", "select"}, {"fetch"},
           {"dataset", "training", "pretrain"}, {"evaluation"}, {"audit", "frame_lab", "ladder", "loss_lab", "cross_validation"}, {"experiment", "stats"}, {"report", "reproduce"}, {"audit_report", "frame_report", "ladder_report", "loss_report", "cross_report"}, {"cli"}]
 
 def sources(root): return {p.stem: p.read_text(encoding="utf-8") for p in sorted((root/"frames_matter").glob("*.py")) if not p.stem.startswith("_")}
