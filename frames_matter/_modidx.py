@@ -419,6 +419,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'frames_matter.fetch._fetch_section': ('library/fetch.html#_fetch_section', 'frames_matter/fetch.py'),
                                      'frames_matter.fetch._ffmpeg': ('library/fetch.html#_ffmpeg', 'frames_matter/fetch.py'),
                                      'frames_matter.fetch._in_place': ('library/fetch.html#_in_place', 'frames_matter/fetch.py'),
+                                     'frames_matter.fetch._new_downloader': ( 'library/fetch.html#_new_downloader',
+                                                                              'frames_matter/fetch.py'),
                                      'frames_matter.fetch._one': ('library/fetch.html#_one', 'frames_matter/fetch.py'),
                                      'frames_matter.fetch._plain': ('library/fetch.html#_plain', 'frames_matter/fetch.py'),
                                      'frames_matter.fetch._put': ('library/fetch.html#_put', 'frames_matter/fetch.py'),

@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'STATUS', 'SAID', 'NO_RUNTIME', 'OLD_COOKIES', 'sleep', 'clo
            'fetch_source', 'disk_full']
 
 # %% ../nbs/library/00_fetch.ipynb #5e1c0a03
-import contextlib, dataclasses, datetime, email.utils, functools, io, ipaddress, os, random, re, shutil, socket, stat, subprocess, threading, time
+import contextlib, dataclasses, datetime, email.utils, functools, io, ipaddress, os, random, re, shutil, socket, stat, subprocess, threading, time, weakref
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -68,8 +68,8 @@ def kind_of(errors, # a downloader's error and those below it
     from yt_dlp.networking.exceptions import CertificateVerifyError, HTTPError, IncompleteRead, TransportError
     from yt_dlp.utils import ContentTooShortError, GeoRestrictedError
     def has(*types): return any(isinstance(e, types) for e in errors)
-    status = next((e.status for e in errors if isinstance(e, HTTPError)), None)
     text, warned = _plain(errors[0]), " ".join(map(str, warnings))
+    status = next((e.status for e in errors if isinstance(e, HTTPError)), None) or int((re.search(r"HTTP Error (\d{3})", text) or "00")[1])
     if status: kind = STATUS.get(status) or ("server_error" if status >= 500 else "other")
     elif has(IncompleteRead, ContentTooShortError): kind = "truncated"
     elif has(CertificateVerifyError): kind = "other"
@@ -93,7 +93,8 @@ def _plain(error):
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or ["no message"]
     text = re.sub(r"^(ERROR:\s*)?(\[[^\]]+\]\s*(\S+: )?)?(Unable to download webpage: |unable to download video data: |Got error: )?", "", text[0], count=1)
     text = re.sub(r"\w+://\S+", "the address", text)
-    return re.sub(r"\(caused by.*|; please report.*|\. Use --.*", "", text).strip()[:200]
+    text = re.sub(r"\(caused by.*|; please report.*|\. Use --.*", "", text)
+    return "".join(c if c.isprintable() else " " for c in text).strip()[:200]
 
 # %% ../nbs/library/00_fetch.ipynb #5e1c0a12
 sleep, clock = time.sleep, time.monotonic # tests put others in their place
@@ -128,7 +129,7 @@ def retry_after(headers, # of an answer
     text = str(headers.get("Retry-After") or "").strip()
     if text.isdecimal(): return float(text)
     try: return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError): return 0.0
+    except (TypeError, ValueError, OverflowError): return 0.0
 
 # %% ../nbs/library/00_fetch.ipynb #5e1c0a14
 def host_of(url: str) -> str:
@@ -186,13 +187,13 @@ class Breaker:
         advice = KINDS[kind][1]
         if len(self.names) < self.limit*(1 if advice else 4): return
         advice = advice or "look at one of them by hand: the address template or the table of rows may be wrong"
-        opened = Opened(f"{len(self.names)} source videos in a row ended as {kind.replace('_', ' ')}; {advice}. Then run the command again: it goes on where it stopped.")
+        opened = Opened(f"{len(self.names)} source videos in a row ended as {kind.replace('_', ' ')}; {advice}; then run the command again, it goes on where it stopped.")
         opened.kind = kind
         raise opened
 
 # %% ../nbs/library/00_fetch.ipynb #5e1c0a21
 BEGINS = (b"\x1aE\xdf\xa3", b"OggS", b"FLV\x01", b"\x00\x00\x01\xba", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11") # Matroska and WebM, Ogg, FLV, MPEG-PS, ASF
-BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx") # how MP4 and QuickTime may begin
+BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"uuid") # parts of MP4 and QuickTime
 
 def look_at(path):
     "Raise `Failed` if a file is not a video's container, or shorter than it says."
@@ -213,8 +214,7 @@ def _tiles(path, size):
             head = f.read(16)
             length = int.from_bytes(head[:4], "big")
             if length == 1: length = int.from_bytes(head[8:], "big")
-            if length == 0 or not head[4:8].isascii(): return # to the end of the file; or padding
-            if length < 8: return
+            if length < 8 or head[4:8] not in BOXES: return # 0: to the end of the file; or something else was appended
             at += length
             if at > size: raise Failed("not cut: the source video is damaged", "damaged") # as cutting says of damage that it finds
 
@@ -228,25 +228,33 @@ class _Log:
     info = error = debug
     def warning(self, text): self.warnings.append(text)
 
-@contextlib.contextmanager
-def _downloader(address, work, manners, height, audio): # yields a YoutubeDL, with `lengths` (URL -> bytes) and `faults` of its connections
+_own = threading.local() # each thread keeps its downloader: a new one costs as much as a small clip
+
+def _downloader(address, work, manners, height, audio): # a YoutubeDL, with `lengths` (URL -> bytes), `faults` and `answers` of this fetch
     "yt-dlp with our manners. Its cookies come from the file that FRAMES_MATTER_COOKIES names, which stays as it is."
-    import yt_dlp
-    options = dict(paths={"home": str(work)}, outtmpl="video.%(ext)s", format="bv*+ba/b" if audio else "bv*", format_sort=[f"res:{height}"], quiet=True, noprogress=True, logger=_Log(), retries=0, fragment_retries=1,
-                   extractor_retries=0, socket_timeout=manners.stall, noplaylist=True, cachedir=False, updatetime=False, ffmpeg_location=find_ffmpeg(), js_runtimes={name: {} for name in ("deno", "node", "bun", "quickjs")})
+    options = dict(format="bv*+ba/b" if audio else "bv*", format_sort=[f"res:{height}"], quiet=True, noprogress=True, retries=0, fragment_retries=1, extractor_retries=0, socket_timeout=manners.stall,
+                   noplaylist=True, cachedir=False, updatetime=False, outtmpl="video.%(ext)s", ffmpeg_location=find_ffmpeg(), js_runtimes={name: {} for name in ("deno", "node", "bun", "quickjs")})
     if host_of(address) in ("127.0.0.1", "::1", "localhost"): options["proxy"] = ""
-    if path := os.environ.get("FRAMES_MATTER_COOKIES"): options["cookiefile"] = io.StringIO(_cookies(path))
-    with yt_dlp.YoutubeDL(options) as ydl:
-        ydl.lengths, ydl.faults, ask = {}, [], ydl.urlopen
-        def urlopen(request):
-            try: answer = ask(request)
-            except yt_dlp.utils.YoutubeDLError as e:
-                ydl.faults.append(e)
-                raise
-            ydl.lengths[answer.url] = int(answer.headers.get("Content-Length") or 0)
-            return _watched(answer, manners.stall, ydl.faults)
-        ydl.urlopen = urlopen
-        yield ydl
+    if path := os.environ.get("FRAMES_MATTER_COOKIES"): options["cookiefile"] = _cookies(path)
+    if getattr(_own, "options", None) != options: _own.options, _own.ydl = options, _new_downloader(options, manners.stall)
+    _own.ydl.params |= dict(paths={"home": str(work)}, logger=_Log())
+    _own.ydl.lengths, _own.ydl.faults, _own.ydl.answers = {}, [], weakref.WeakSet()
+    return _own.ydl
+
+def _new_downloader(options, stall):
+    import yt_dlp
+    ydl = yt_dlp.YoutubeDL(options | dict(logger=_Log()) | ({"cookiefile": io.StringIO(options["cookiefile"])} if "cookiefile" in options else {}))
+    ask = ydl.urlopen
+    def urlopen(request):
+        try: answer = ask(request)
+        except yt_dlp.utils.YoutubeDLError as e:
+            ydl.faults.append(e)
+            raise
+        ydl.lengths[answer.url] = int(n) if (n := answer.headers.get("Content-Length") or "").isdecimal() else 0
+        ydl.answers.add(answer)
+        return _watched(answer, stall, ydl.faults)
+    ydl.urlopen = urlopen
+    return ydl
 
 def _cookies(path):
     try: text = Path(path).read_text(encoding="utf-8")
@@ -290,7 +298,7 @@ def plan_section(info, # of yt-dlp, with the chosen formats
                 ): # (start, end) in seconds; None: fetch the whole
     "Which seconds to fetch."
     parts, seconds = info.get("requested_formats") or [info], info.get("duration")
-    if not spans or any(p.get("protocol") not in ("http", "https") or p.get("ext") not in ("mp4", "m4v", "mov", "webm", "mkv") or p.get("fragments") for p in parts): return None
+    if not spans or any(p.get("protocol") not in ("http", "https") or p.get("ext") not in ("mp4", "m4v", "m4a", "mov", "webm", "mkv") or p.get("fragments") for p in parts): return None
     length = sum(p.get("filesize") or p.get("filesize_approx") or lengths.get(p["url"], 0) for p in parts)
     if seconds is not None and seconds < LONG or length < SMALL and (length or seconds is None): return None
     if seconds is None and (seconds := duration()) is None: return None
@@ -322,7 +330,7 @@ class _Blocks:
 class _Relay(loopback._Handler):
     "Hands ffmpeg the files that it asks for as /0 and /1, from where it asks on."
     def setup(self):
-        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK) # not far ahead of what ffmpeg reads
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16) # not far ahead of what ffmpeg reads
         super().setup()
 
     def _answer(self, body):
@@ -330,6 +338,7 @@ class _Relay(loopback._Handler):
         at = int(re.match(r"bytes=(\d+)-|", self.headers.get("Range") or "")[1] or 0)
         self.close_connection, data = True, b""
         try:
+            if at >= blocks.sizes.get(n, at + 1): return self._say(416)
             data = blocks.get(n, at//BLOCK)[at % BLOCK:]
             self._say(206, blocks.sizes[n] - at, "video/mp4", **{"Content-Range": f"bytes {at}-{blocks.sizes[n] - 1}/{blocks.sizes[n]}"})
             while data:
@@ -412,7 +421,7 @@ def fetch_source(name: str, # becomes the file's name
                 e.attempts, pause = attempt, max(next(pauses), e.wait)
                 failed_for += pause + (clock() - start if attempt > 1 else 0)
                 if not e.transient or attempt == manners.attempts or failed_for > manners.patience: raise
-                if e.wait: hosts.rest(address, e.wait)
+                if e.wait or e.kind == "rate_limited": hosts.rest(address, pause)
                 if e.kind not in ("truncated", "no_answer"): shutil.rmtree(work)
             sleep(pause)
     except OSError as e:
@@ -445,13 +454,14 @@ def _put(found, folder, name, offset, attempts, seconds):
 
 def _attempt(address, spans, work, manners, height, sections, audio): # -> path, offset or None for the whole
     "Ask once."
-    with _downloader(address, work, manners, height, audio) as ydl:
-        try:
-            info = _one(ydl.extract_info(address, download=False))
-            part = _fetch_section(ydl, info, spans, work, audio) if sections else None
-            if part is None: ydl.process_info(info)
-        except Rejected: raise
-        except Exception as e: raise _why(e, ydl, work.parent) from e # extractors of a thousand sites: their errors are of every type
+    ydl = _downloader(address, work, manners, height, audio)
+    try:
+        info = _one(ydl.extract_info(address, download=False))
+        for answer in list(ydl.answers): answer.close() # to see that an address is a file's, yt-dlp begins to read it
+        part = _fetch_section(ydl, info, spans, work, audio) if sections else None
+        if part is None: ydl.process_info(info)
+    except UserError: raise
+    except Exception as e: raise _why(e, ydl, work.parent) from e # extractors of a thousand sites: their errors are of every type
     found = [p for p in work.iterdir() if p.stem == "video"]
     if len(found) != 1: raise Failed("not fetched: nothing came", "empty")
     look_at(found[0])

@@ -1,15 +1,12 @@
 """A video site on loopback where everything that can go wrong does, and a table of how each fault must end.
 
-    make_films(folder, names)                                   # the files behind FAULTS, a second of ffmpeg for most of them
-    with serve_faults(folder) as site:
-        site.template                                           # a profile's url_template: pages /watch?v=ID that lead to files
-        site.address("stall")                                   # the file itself
-        site.asked, site.sent                                   # (method, path) of every request, bytes sent by id
+    with serve_faults(make_films(folder)) as site:
+        site.template           # a profile's url_template: pages /watch?v=ID that lead to files
+        site.address("stall")   # the file itself
+        site.asked, site.sent   # (method, path) of every request; bytes sent, by id
 
-What happens to a video is told by the letters that its id begins with, so `stall`, `stall1` and `stall0000001` are three videos of one fault; a film of a video's own id is served if there is one. `rows()` are rows of a table that must be
-rejected before anything is fetched.
-
-    python tests/fault_site.py                                  # how each fault ends, as a table
+What happens to a video is told by the letters that its id begins with, so `stall`, `stall1` and `stall0000001` are three videos of one fault. The film that FAULTS names is served, or
+<id>.mp4 if there is one. `rows()` are rows of a table that must be rejected before anything is fetched. `frames-matter bench faults` tells how each fault ends.
 """
 import contextlib, json, re, socket, struct, subprocess, threading
 from collections import Counter
@@ -77,13 +74,13 @@ def row(youtube_id, start="00:00:01.000", end="00:00:05.000", caption=None, scor
     "A row of InternVid's table."
     return dict(YoutubeID=youtube_id, Start_timestamp=start, End_timestamp=end, Caption=caption or f"A film called {str(youtube_id)[:20]}.", Aesthetic_Score=score, CLIP_Score=None)
 
-def rows(): # list of (row, a word of the reason it is rejected for)
-    "Rows that are rejected before anything is fetched, and a last one that repeats a good one."
+def rows(): # list of (row, a word of the reason it is rejected for; "" for the first, which is good)
+    "Rows that are rejected before anything is fetched; the last repeats the first."
     hostile = ("../../escaped", "/etc/passwd", "..", ".", "good/../../x", "good\\x", "-o/tmp/x", "--exec=touch x", "a;touch x", "$(touch x)", "`touch x`", "a b", "a\nb", "a\x00b", "good%2F..", "ü"*5, "\u202egood", "", "x"*10_000, None)
     times = {"00:00:05.000-00:00:01.000": "shorter", "00:00:01.000-00:00:01.000": "shorter", "later-00:00:04.000": "timestamp", "00:99:00.000-00:99:04.000": "timestamp", "-00:00:01.000-00:00:04.000": "timestamp",
              "00:00:01.000-00:00:61.000": "timestamp", "00:00:00.000-00:00:60.000": "longer", "99:00:00.000-999:00:00.000": "longer", "nan-inf": "timestamp", "00:00:01,000-00:00:05,000": "timestamp", "٠٠:٠٠:٠١.٠٠٠-00:00:05.000": "timestamp"}
-    return [(row(i), "id") for i in hostile] + [(row("good", *re.fullmatch(r"(.+)-(.+)", t).groups()), word) for t, word in times.items()] + \
-           [(row("good", caption=" "), "caption"), (row("good") | {"Caption": None}, "caption"), (row("good", score=None), "score"), (row("good", score="n/a"), "score"), (row("good", score=1.0), "score")]
+    return [(row("good"), "")] + [(row(i), "id") for i in hostile] + [(row("good", *re.fullmatch(r"(.+)-(.+)", t).groups()), word) for t, word in times.items()] + \
+           [(row("good", caption=" "), "caption"), (row("good") | {"Caption": None}, "caption"), (row("good", score=None), "score"), (row("good", score="n/a"), "score"), (row("good", score=1.0), "score"), (row("good", caption="Another caption."), "same clip")]
 
 def _encode(*output, source="testsrc=s=128x72:r=10:d=8"):
     "Arguments of ffmpeg that make a film."
