@@ -100,7 +100,7 @@ def _tell_rows(table):
     print(f"{(table.status == '').sum()} of {len(table)} rows qualify; the others:")
     print(table.reason[table.status != ""].value_counts().to_string())
 
-# %% ../nbs/library/cli.ipynb #52ac4086
+# %% ../nbs/library/cli.ipynb #2e8cba89
 _OF_MACHINES = ("engine", "address", "workers") # fields that say who works, not on what
 
 def _to_build(profile, path, manifest, name, like, overrides):
@@ -110,9 +110,10 @@ def _to_build(profile, path, manifest, name, like, overrides):
         if name or like: raise UserError(f"--{'name' if name else 'like'} is for clips of your own or of a manifest; give them with --from or --from-manifest.")
         return get_profile(profile or "mini", **overrides)
     from frames_matter.own import register_manifest, register_own # decord and torch
-    lasting = {k: v for k, v in overrides.items() if k not in _OF_MACHINES}
+    lasting, machines = ({k: v for k, v in overrides.items() if (k in _OF_MACHINES) == which} for which in (False, True))
+    get_profile(like or "mini", **machines) # what is wrong with them is said before anything is written
     P = register_own(path, name, like or "mini", **lasting) if path else register_manifest(manifest, name, like, **lasting)
-    return get_profile(P.name, **{k: v for k, v in overrides.items() if k in _OF_MACHINES})
+    return get_profile(P.name, **machines)
 
 def summary(rows, # the manifest, as `build_dataset` gives it
             limit: int = 20, # reasons told

@@ -67,7 +67,7 @@ def _held(path):
     who = f"Process {holder['pid']} on {holder['host']} has been building in {path.parent} since {time.strftime('%H:%M:%S on %d %B', time.localtime(holder['since']))}" if holder else f"Another process is building in {path.parent}"
     return UserError(f"{who}; wait until it has finished, or stop it, and run the command again.")
 
-# %% ../nbs/library/ledger.ipynb #9c60ca7d
+# %% ../nbs/library/ledger.ipynb #b9afb4e4
 def is_whole(path, size, sha256) -> bool:
     "Whether a file is the one that was recorded."
     path = Path(path)
@@ -222,15 +222,30 @@ class Ledger:
         "Clips kept of a part, in order."
         return [tuple(r) for r in self._all("SELECT position, youtube_id FROM rows WHERE part = ? AND state = 'checked' ORDER BY position", part)]
 
+    def keeps(self, clip_id: str) -> bool: return bool(self._all("SELECT 1 FROM rows WHERE clip_id = ? AND state = 'checked' AND part <> ''", clip_id))
+
+    def passing(self) -> int:
+        "Rows tried whose failure may have passed by the next time."
+        return self._one("SELECT count(*) FROM rows WHERE state = 'rejected' AND passing AND part <> ''")
+
+    def is_addressed(self) -> bool:
+        "Whether rows bring addresses of their own."
+        return bool(self._all("SELECT 1 FROM rows WHERE address <> '' LIMIT 1"))
+
+    def splits(self) -> dict: # split -> clips
+        "How many clips are in each split, in the order of the manifest."
+        return dict(map(tuple, self._all("SELECT split, count(*) FROM rows WHERE state = 'checked' AND part <> '' GROUP BY split ORDER BY min(part = 'pool'), min(position)")))
+
     def deal(self, splits): # of (split, position)
         "Give rows their splits."
         with self._event() as db: db.executemany("UPDATE rows SET split = ? WHERE position = ?", splits)
 
-    def pages(self, columns, # of the table of rows, and `status`: kept or rejected
+    def pages(self, columns, # of the table of rows, and `status`: kept or rejected; the rejected have no split
               size: int = 1000, # rows of a page
              ): # yields DataFrames
         "The rows tried, the study's before the pool's, a page at a time."
-        wanted = ", ".join("CASE state WHEN 'checked' THEN 'kept' ELSE 'rejected' END" if c == "status" else f'"{c}"' for c in columns)
+        special = dict(status="CASE state WHEN 'checked' THEN 'kept' ELSE 'rejected' END", split="CASE state WHEN 'checked' THEN split END")
+        wanted = ", ".join(special.get(c, f'"{c}"') for c in columns)
         for part in ("study", "pool"):
             with _said(self.path):
                 cursor = self._db.execute(f"SELECT {wanted} FROM rows WHERE part = ? ORDER BY position", (part,))
