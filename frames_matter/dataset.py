@@ -8,7 +8,7 @@ __all__ = ['PIECE', 'BUILD_VERSION', 'MANIFEST_COLUMNS', 'KEEP_FREE', 'NEEDED', 
            'manifest_hash', 'verify', 'rotted', 'VideoCaptionDataset']
 
 # %% ../nbs/lessons/01_dataset.ipynb #ef51ee1c
-import contextlib, functools, itertools, json, math, re, shutil
+import contextlib, itertools, json, re, shutil, subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +56,15 @@ def _json_lines(path):
     if not path.is_file(): raise UserError(f"No rows at {path}; put InternVid's rows there, one JSON object a line with {', '.join(COLUMNS)}.")
     with open(path, encoding="utf-8") as lines:
         for piece in itertools.count():
-            try: rows = pd.DataFrame([json.loads(line) for line in itertools.islice(lines, PIECE) if line.strip()])
+            try: rows = pd.DataFrame([_object(line) for line in itertools.islice(lines, PIECE) if line.strip()])
             except (ValueError, TypeError) as e: raise UserError(f"{path} is not a table of JSON lines: {str(e).splitlines()[0]}.") from e
             if piece and rows.empty: return
             if missing := [c for c in COLUMNS if c not in rows]: raise UserError(f"{path} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}.")
             yield rows
+
+def _object(line):
+    "One JSON object; half a letter, which no file can hold, becomes a question mark."
+    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in dict(json.loads(line)).items()}
 
 # %% ../nbs/lessons/01_dataset.ipynb #c111387c
 class Unfit(Rejected):
@@ -83,17 +87,20 @@ def cut_clip(source, # a video file
         stream = ffmpeg.input(str(source), ss=f"{start:.6f}").output(str(tmp), t=f"{end - start:.3f}", vcodec="libx264", preset="veryfast", crf=18, pix_fmt="yuv420p",
             vf="scale=trunc(iw/2)*2:trunc(ih/2)*2", threads=1, map_metadata=-1, fflags="+bitexact", movflags="+faststart", **{"flags:v": "+bitexact"}, **sound, **same_everywhere())
         try: stream.global_args("-v", "error", "-nostdin").run(cmd=find_ffmpeg(), capture_stdout=True, capture_stderr=True, overwrite_output=True)
-        except ffmpeg.Error as e: raise _why_not_cut((e.stderr or b"").decode(errors="replace"), target) from e
+        except ffmpeg.Error as e: raise _why_not_cut((e.stderr or b"").decode(errors="replace"), source, target) from e
         if not tmp.is_file(): raise Unfit("not cut: the video ends before the clip begins", "duration")
     return Path(target)
 
-def _why_not_cut(said, target):
+def _why_not_cut(said, source, target):
     "What ffmpeg said as one of our errors: only what is the video's own fault rejects the row."
     if "No space left" in said: return disk_full(Path(target).parent)
     if "Unknown encoder" in said: return UserError(f"The ffmpeg at {find_ffmpeg()} cannot write H.264 (it has no libx264); take it off PATH and run `pip install imageio-ffmpeg`.")
     if "Invalid data" in said or "moov atom" in said: return Unfit("not cut: the source video is damaged", "damaged")
-    if "does not contain any stream" in said: return Unfit("not cut: there is no picture in it", "not_video")
+    if "does not contain any stream" in said and _has_sound(source): return Unfit("not cut: there is sound in it and no picture", "not_video")
+    if "does not contain any stream" in said: return Unfit("not cut: the source video is damaged", "damaged")
     return Unfit(f"not cut: {re.sub(r'.*[/]', '', (said.strip().splitlines() or ['ffmpeg said nothing'])[-1])[:160]}", "damaged")
+
+def _has_sound(path): return b"Audio:" in subprocess.run([find_ffmpeg(), "-nostdin", "-i", str(path)], capture_output=True).stderr
 
 def check_clip(path, start: float, end: float) -> dict: # what `probe_clip` says, with sha256 and bytes
     "Decode a whole clip and compare its duration with the asked one."
@@ -171,37 +178,37 @@ def _make_clip(row, had, job):
         target.unlink(missing_ok=True)
         yield dict(rows=[row["position"]], state="rejected", kind=e.kind, reason=str(e), passing=False)
 
-# %% ../nbs/lessons/01_dataset.ipynb #7364b8a0
+# %% ../nbs/lessons/01_dataset.ipynb #7cbccf08
 BUILD_VERSION = 3   # raise it when the same rows give other clips, splits or reasons
 MANIFEST_COLUMNS = ["clip_id", "youtube_id", "start", "end", "caption", "aesthetic_score", "split", "status", "reason", "sha256", "bytes", "frames", "fps", "width", "height", "seconds"]
 KEEP_FREE = 2*2**30 # bytes. Fetched videos stay, as other choices may want them, until the disk has less room than this; then those go of which no row is waiting
 
-def _job(source, rows, spans, ledger, profile, template):
+def _job(source, rows, spans, ledger, folder, profile, template):
     "What is to be done of one source video."
     address = rows[0]["address"] or template.replace("{id}", rows[0]["youtube_id"])
     had = ledger.fetched(source, spans)
-    return Job(source, address, tuple({k: r[k] for k in ("position", "clip_id", "start", "end", "state")} for r in rows), tuple(spans), str(data_dir(profile)), manners_of(profile),
+    return Job(source, address, tuple({k: r[k] for k in ("position", "clip_id", "start", "end", "state")} for r in rows), tuple(spans), str(folder), manners_of(profile),
                profile.sections, profile.audio, Fetched(**had | dict(path=Path(had["path"]), whole=bool(had["whole"]))) if had else None)
 
 def _collect(ledger, part, wanted, profile, template, watch, breaker):
     "Try rows in order until `wanted` are kept; never tries more at once than are still missing, so the outcome does not depend on speed."
-    kept = 0
+    kept, folder = 0, data_dir(profile)
     while kept < wanted and ledger.take(part, wanted - kept):
         for (state, kind, reason), n in ledger.tally().items(): watch.see(state, kind, reason, n, before=True)
-        jobs = (_job(*todo, ledger, profile, template) for todo in ledger.todo())
+        jobs = (_job(*todo, ledger, folder, profile, template) for todo in ledger.todo())
         with contextlib.closing(run_jobs(make_clips, jobs, profile.engine, profile.workers, profile.address)) as events:
-            for _, event in events: _note(event, ledger, profile, watch, breaker)
+            for _, event in events:
+                watch.see(event["state"], event.get("kind"), event.get("reason"), ledger.record(event))
+                if shutil.disk_usage(folder).free < KEEP_FREE:
+                    for path in ledger.spent(folder/"sources"): path.unlink(missing_ok=True)
+                if "source" in event: _heed(event["source"]["name"], event.get("kind"), ledger, profile, breaker)
         kept = sum(n for (state, *_), n in ledger.tally(part).items() if state == "checked")
     return kept
 
-def _note(event, ledger, profile, watch, breaker):
-    "Write down one event; stop at a wall."
-    watch.see(event["state"], event.get("kind"), event.get("reason"), ledger.record(event))
-    folder, kind = data_dir(profile)/"sources", event.get("kind")
-    if shutil.disk_usage(data_dir(profile)).free < KEEP_FREE:
-        for path in ledger.spent(folder): path.unlink(missing_ok=True)
-    if "source" not in event or profile.source == "manifest" and kind and not KINDS[kind][1]: return # what a manifest has lost is to be told, however much it is
-    try: breaker.see(kind, event["source"]["name"])
+def _heed(source, kind, ledger, profile, breaker):
+    "Stop at a wall. What a manifest has lost is no wall: it is to be told, however much it is."
+    if profile.source == "manifest" and kind and not KINDS[kind][1]: return
+    try: breaker.see(kind, source)
     except Opened as e:
         ledger.put_back(e.kind)
         raise

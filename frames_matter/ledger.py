@@ -67,7 +67,7 @@ def _held(path):
     who = f"Process {holder['pid']} on {holder['host']} has been building in {path.parent} since {time.strftime('%H:%M:%S on %d %B', time.localtime(holder['since']))}" if holder else f"Another process is building in {path.parent}"
     return UserError(f"{who}; wait until it has finished, or stop it, and run the command again.")
 
-# %% ../nbs/library/ledger.ipynb #b9afb4e4
+# %% ../nbs/library/ledger.ipynb #6009afc4
 def is_whole(path, size, sha256) -> bool:
     "Whether a file is the one that was recorded."
     path = Path(path)
@@ -170,10 +170,10 @@ class Ledger:
 
     def todo(self): # yields source, its rows in this round that have not ended, every span still wanted of it
         "The sources of the round in the order of their first rows, read as they are asked for."
-        last, first = -1, "NOT EXISTS (SELECT 1 FROM rows AS q WHERE q.source = r.source AND q.position < r.position AND q.round = r.round)"
-        while page := self._all(f"SELECT position, source FROM rows AS r WHERE round = ? AND position > ? AND source IS NOT NULL AND {first} ORDER BY position LIMIT 100", self.round, last):
+        last, first = -1, "NOT EXISTS (SELECT 1 FROM rows AS q INDEXED BY by_source WHERE q.source = r.source AND q.position < r.position AND q.round = r.round)"
+        while page := self._all(f"SELECT position, source FROM rows AS r INDEXED BY by_round WHERE round = ? AND position > ? AND source IS NOT NULL AND {first} ORDER BY position LIMIT 100", self.round, last):
             for _, source in page:
-                rows = self._all(f"SELECT * FROM rows WHERE source = ? AND round = ? AND state NOT IN {ENDS} ORDER BY position", source, self.round)
+                rows = self._all(f"SELECT * FROM rows INDEXED BY by_source WHERE source = ? AND round = ? AND state NOT IN {ENDS} ORDER BY position", source, self.round)
                 if rows: yield source, [dict(r) for r in rows], [tuple(s) for s in self._all(f'SELECT start, "end" FROM rows WHERE source = ? AND state NOT IN {ENDS} ORDER BY start', source)]
             last = page[-1]["position"]
 
@@ -253,17 +253,17 @@ class Ledger:
 
 _AGAIN = "UPDATE rows SET state = 'selected', kind = NULL, reason = NULL, passing = NULL"
 
-# %% ../nbs/library/ledger.ipynb #88275f9a
+# %% ../nbs/library/ledger.ipynb #661df3f7
 class Watch:
     "Counts what becomes of rows, and says it in a line."
     def __init__(self, wanted: int): # clips
-        self.wanted, self.kept, self.before, self.rejected, self.began, self.tell = wanted, 0, 0, Counter(), time.monotonic(), lambda text: None
+        self.wanted, self.kept, self.before, self.rejected, self.began, self.tell = wanted, 0, 0, Counter(), time.monotonic(), None
 
     def see(self, state: str, kind: str | None = None, reason: str | None = None, n: int = 1, before: bool = False):
         "Rows that came into a state: `before`, in an earlier run."
         if state == "checked": self.kept, self.before = self.kept + n, self.before + n*before
         if state == "rejected": self.rejected[label(kind, reason)] += n
-        self.tell(self.line(time.monotonic() - self.began))
+        if self.tell: self.tell(self.line(time.monotonic() - self.began))
 
     def line(self, seconds: float) -> str: # since it began
         made, rejected = self.kept - self.before, self.rejected.total()

@@ -46,7 +46,7 @@ def show_survivors(table: pd.DataFrame, # of `table_survivors`
     digits = {"rows": "{:.0f}", "kept": "{:.0f}", "difference (sd)": "{:+.2f}"}
     return pd.DataFrame({c: table[c].map(digits.get(c, "{:.2f}").format) for c in table})
 
-# %% ../nbs/library/survivors.ipynb #e1f29506
+# %% ../nbs/library/survivors.ipynb #8f071f0d
 def outcomes(tried, # a Profile, a path, or what `read_tried` gave
              limit: int = 8, # lines for them
             ) -> pd.Series: # what became of rows -> how many
@@ -74,10 +74,10 @@ def plot_survivors(tried): # a Profile, a path, or what `read_tried` gave
         bins = np.linspace(low, high, 21) if high - low > 20 or name != "words" else np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)
         for values, style in ((kept, dict(histtype="stepfilled", color=COLOURS["sky"], alpha=0.7, label=f"{len(kept)} kept")), (every, dict(histtype="step", color="black", lw=1.2, label=f"all {len(every)} rows"))):
             if len(values): ax.hist(values.clip(low, high), bins=bins, weights=np.full(len(values), 100/len(values)), **style)
-        ax.set(xlabel=MEASURES[name], title=f"{_mean(kept)} kept, {_mean(every)} all (means)")
+        ax.set(xlabel=MEASURES[name], title=f"mean {_mean(kept)} kept, {_mean(every)} all")
         ax.set_ylim(0, ax.get_ylim()[1]*1.3)
         ax.legend(loc="upper right", fontsize=7.5, handlelength=1.2)
-    axes[0].set_ylabel("% of the clips kept, % of all rows")
+    axes[0].set_ylabel("share, %")
     ax, names = axes[-1], list(counts.index)
     ax.barh(range(len(names)), counts.values, color=[COLOURS["sky"] if n == "kept" else COLOURS["grey"] for n in names])
     for y, n in enumerate(counts.values): ax.text(n, y, f" {n}", va="center", fontsize=8)

@@ -10,7 +10,8 @@ from hub_server import serve_hub
 from video_site import BAD, GOOD, serve_videos
 
 from frames_matter.core import find_ffmpeg
-from frames_matter.dataset import Rejected, fetch_video, probe_clip
+from frames_matter.fetch import Failed, Manners, fetch_source
+from frames_matter.frames import probe_clip
 from frames_matter.viclip import ASSETS, ViCLIP, ViCLIPConfig
 
 TABLE, CONFIGURATION = "OpenGVLab/InternVid", "InternVid-18M-AES"
@@ -78,7 +79,7 @@ def command(tmp_path, root):
 def test_all_five_lessons(hub, films, command):
     "Rows, videos, weights and tokenizer come over HTTP; every run finishes, and what is written says where it came from."
     with serve_videos(films) as (template, asked):
-        sizes = ["device=cpu", "precision=fp32", "image_size=32", "n_clips=20", "candidates=120", "epochs_first=1", "epochs_second=1", "seeds=[0]"]
+        sizes = ["device=cpu", "precision=fp32", "image_size=32", "n_clips=20", "candidates=120", "patience=3.0", "epochs_first=1", "epochs_second=1", "seeds=[0]"]
         done = command(hub, "reproduce", "--profile", "internvid", *[w for o in [f"url_template={template}", *sizes] for w in ("-o", o)])
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
@@ -110,11 +111,11 @@ def test_video_site(films, tmp_path, kind):
     name = next(n for n in VIDEOS + DEAD if n.startswith(kind))
     with serve_videos(films) as (template, asked):
         if kind in GOOD:
-            path = fetch_video(name, template.replace("{id}", name), tmp_path)
+            path = fetch_source(name, template.replace("{id}", name), [(1, 5)], tmp_path).path
             assert path.read_bytes() == (films/f"{name}.mp4").read_bytes() and probe_clip(path)["frames"] == 160
             if kind in ("torn", "busy"): assert sum(m == "GET" and p.startswith(f"/{name}") or p.startswith(f"/files/{name}") for m, p in asked) >= 2, "nothing had to be tried twice"
         else:
-            with pytest.raises(Rejected, match=BAD[kind]) as e: fetch_video(name, template.replace("{id}", name), tmp_path)
+            with pytest.raises(Failed, match=BAD[kind]) as e: fetch_source(name, template.replace("{id}", name), [(1, 5)], tmp_path, Manners(patience=1))
             assert "\n" not in str(e.value) and "127.0.0.1" not in str(e.value)
     assert [p.stem for p in tmp_path.iterdir()] == [name]*(kind in GOOD)
 
