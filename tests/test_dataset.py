@@ -102,13 +102,13 @@ def test_each_source_is_fetched_once(home, site):
 
 def test_hostile_and_odd_rows(home, site, tmp_path):
     "Ids that are paths, options or shell; impossible times; missing captions and scores; clips given twice: rejected, and nothing outside is touched."
-    bad = rows()
-    P = home([r for r, _ in bad] + [row(i) for i in GOOD] + [row(GOOD[-1]), row("\ud800")], site.template, n_clips=len(GOOD) + 1)
+    first, *bad = rows()
+    P = home([first[0]] + [r for r, _ in bad] + [row(i) for i in GOOD] + [row("\ud800")], site.template, n_clips=len(GOOD) + 2)
     manifest = build_dataset(P, progress=False)
-    for (_, word), r in zip(bad, manifest.itertuples()): assert r.status == "rejected" and word in r.reason and "\n" not in r.reason, r
-    assert list(manifest.status[len(bad):]) == ["kept"]*len(GOOD) + ["rejected"]*2 and manifest.reason[len(bad) + len(GOOD)] == "the same clip as an earlier row"
-    assert names_asked(site) == set(GOOD) and all(len(str(v)) < 200 for v in manifest.youtube_id)
-    assert {p.name for p in tmp_path.iterdir()} == {"data", "data_manifest"} and {p.stem for p in (data_dir(P)/"sources").iterdir()} == set(GOOD)
+    for (_, word), r in zip(bad, manifest[1:].itertuples()): assert r.status == "rejected" and word in r.reason and "\n" not in r.reason, r
+    assert manifest.status[0] == "kept" and list(manifest.status[1 + len(bad):]) == ["kept"]*len(GOOD) + ["rejected"]
+    assert names_asked(site) == {"good", *GOOD} and all(len(str(v)) < 200 for v in manifest.youtube_id)
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "data_manifest"} and {p.stem for p in (data_dir(P)/"sources").iterdir()} == {"good", *GOOD}
 
 def test_repetitions_across_pieces(home, site, monkeypatch):
     "Rows are read a piece at a time; a clip given twice is one, however far apart."
@@ -175,6 +175,22 @@ def test_missing_ffmpeg(home, site, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(UserError, match="imageio-ffmpeg"): build_dataset(home([row(i) for i in GOOD], site.template), progress=False)
     assert site.asked == []
+
+def test_sections(home, films, tmp_path):
+    "Of a long film only what its rows need is fetched, once for all of them, and the clips are those cut from the whole."
+    site = tmp_path/"site"
+    site.mkdir()
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=320x180:r=25:d=180,noise=alls=40:allf=t", "-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "ultrafast", "-b:v", "1M", "-g", "50", "-movflags", "+faststart", site/"long.mp4")
+    for i in range(2): shutil.copy(films/"good.mp4", site/f"good{i}.mp4")
+    table = [row("long", "00:01:01.040", "00:01:05.200"), row("long", "00:01:10.000", "00:01:13.500"), row("good0"), row("good1")]
+    def built(url, **options):
+        P = home(table, f"{url}/{{id}}.mp4", n_clips=4, **options)
+        shutil.rmtree(data_dir(P)/"sources", ignore_errors=True)
+        return build_dataset(P, progress=False), (data_dir(P)/"sources"/"long.mp4", data_dir(P)/"sources"/"long.mkv")
+    with serve_folder(site) as url: part, files = built(url)
+    size = sum(p.stat().st_size for p in files if p.is_file())
+    with serve_folder(site) as url: whole, _ = built(url, sections=False)
+    assert list(part.status) == ["kept"]*4 and size < (site/"long.mp4").stat().st_size/4 and part.sha256.equals(whole.sha256)
 
 def test_sound(tmp_path):
     "The sound is dropped, or kept on request; a film without sound is as good."
