@@ -317,7 +317,7 @@ def _sweep(folder):
 
 def _tidy(ledger, folder):
     "Remove clips that the manifest does not name: other choices' of before."
-    for path in (folder/"clips").iterdir() if (folder/"clips").is_dir() else ():
+    for path in (folder/"clips").glob("*.mp4"):
         if not ledger.keeps(path.stem): path.unlink()
 
 # %% ../nbs/lessons/01_dataset.ipynb #6c7c1464
