@@ -1,12 +1,15 @@
 "What `run_jobs` promises when workers fail, are called off, or die: on threads, and on a Ray cluster of this machine."
-import os, signal, subprocess, sys, threading, time
+import contextlib, json, os, signal, subprocess, sys, threading, time
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
 
+import ffmpeg
 import pytest
 
-from frames_matter import engine
-from frames_matter.core import UserError
+from frames_matter import engine, loopback
+from frames_matter.core import UserError, data_dir, file_sha256, find_ffmpeg, get_profile, manifest_dir
+from frames_matter.dataset import build_dataset, load_manifest, verify
 from frames_matter.engine import ray_cluster, run_jobs
 
 class Work:
@@ -188,3 +191,47 @@ def test_ray_raises_and_passes_variables(cluster, monkeypatch):
 def test_ray_without_a_shared_folder(cluster, monkeypatch):
     monkeypatch.setattr(engine, "atomic_write", lambda path, content: None) # the file is on the driver's disk alone
     with pytest.raises(UserError, match="does not see .*; let all machines share that folder"): list(run_jobs(Work(), [1], "ray"))
+
+# ---- Ray: a whole build
+
+class Site(loopback._Handler):
+    "Holds back film `v3` until somebody lets it go, the first time."
+    def _answer(self, body):
+        if self.path == "/v3.mp4":
+            self.server.asked.set()
+            assert self.server.go.wait(60)
+        super()._answer(body)
+
+def kill_busy_workers():
+    "SIGKILL to every worker of Ray on this machine that is at `make_clips`."
+    killed = 0
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError): # it has ended
+            if cmdline.read_bytes().startswith(b"ray::make_clips"): killed += os.kill(int(cmdline.parent.name), signal.SIGKILL) is None
+    return killed
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds workers through /proc")
+def test_ray_build_with_a_worker_killed(cluster, tmp_path, monkeypatch):
+    "Workers are killed while a film is being fetched: the manifest and the clips are those of a build on threads."
+    (films := tmp_path/"films").mkdir()
+    for i in range(6): ffmpeg.input(f"testsrc=s=128x{64 + 2*i}:r=10:d=8", f="lavfi").output(str(films/f"v{i}.mp4"), vcodec="libx264", preset="ultrafast", pix_fmt="yuv420p", threads=1).global_args("-v", "error", "-nostdin").run(cmd=find_ffmpeg())
+    rows = [dict(YoutubeID=f"v{i}", Start_timestamp=f"00:00:0{at}.000", End_timestamp=f"00:00:0{at + 3}.500", Caption=f"Film {i} from {at}.", Aesthetic_Score=5.0, CLIP_Score=None) for i in range(6) for at in (0, 2, 4)]
+    found, requests, go, asked = {}, {}, threading.Event(), threading.Event()
+    for name in ("threads", "ray"):
+        monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path/name))
+        with loopback.serve(Site, folder=films, requests=requests.setdefault(name, []), go=go, asked=asked) as url:
+            P = get_profile("smoke", source="hub", url_template=f"{url}/{{id}}.mp4", n_clips=len(rows), n_pool=0, engine=name)
+            data_dir(P).mkdir(parents=True)
+            (data_dir(P)/"metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+            if name == "threads": go.set()
+            else:
+                go.clear(), asked.clear()
+                killed = []
+                killer = threading.Thread(target=lambda: (asked.wait(60), killed.append(kill_busy_workers()), go.set()))
+                killer.start()
+            build_dataset(P, progress=False)
+        found[name] = (manifest_dir(P)/"clips.csv").read_bytes(), {p.name: file_sha256(p) for p in (data_dir(P)/"clips").iterdir()}
+    killer.join()
+    assert killed[0] >= 1 and requests["ray"].count(("GET", "/v3.mp4")) > requests["threads"].count(("GET", "/v3.mp4")) # it was fetched again
+    assert found["ray"] == found["threads"] and len(found["ray"][1]) == len(rows) # nothing lost, nothing twice, nothing left over
+    assert len(load_manifest(P)) == len(rows) and verify(P) == []
