@@ -357,8 +357,9 @@ def plot_similarity(similarity, # (N captions, M clips) cosines
     left.set(xlabel="clip" + (f" (the first {shown} of {s.shape[1]})" if s.shape[1] > shown else ""), ylabel="caption", title=title or "Cosine of every caption with every clip")
     for spine in left.spines.values(): spine.set_visible(False)
     fig.colorbar(image, ax=left, shrink=0.85, label="cosine")
-    edges = np.linspace(s.min(), s.max(), 41)
+    edges = np.linspace(s.min(), max(s.max(), s.min() + 1e-6), 41) # a single pair is a picture too
     for values, colour, name in ((s[~true], COLOURS["grey"], "wrong pairs"), (s[true], COLOURS["orange"], "true pairs")):
+        if not values.size: continue
         heights, _, _ = right.hist(values, edges, density=True, color=colour, alpha=0.65)
         right.annotate(f"{name}\nmean {values.mean():.2f}", (values.mean(), heights.max()), xytext=(0, 4), textcoords="offset points", color=colour, ha="center", va="bottom", fontweight="bold")
     right.margins(y=0.22)
@@ -488,7 +489,9 @@ def answer(runs="mini", # a profile or what `load_runs` gave
 
 # %% ../nbs/library/report.ipynb #e112ab4e
 WHERE = {"world": "**These numbers are of the mini world and viclip-nano, a generated stand-in that runs on a laptop. They are not InternVid's, nor ViCLIP-L's;** only the columns `published` are.",
-         "hub": "Numbers of ours are of the clips that could still be fetched, which need not be the study's; those under `published` are the study's."}
+         "hub": "Numbers of ours are of the clips that could still be fetched, which need not be the study's; those under `published` are the study's.",
+         "own": "Numbers of ours are of the reader's own clips; those under `published` are the study's, of InternVid, and only what the two have in common can be compared.",
+         "manifest": "Numbers of ours are of the clips of a published manifest that could still be had; those under `published` are the study's."}
 
 def _basis(runs, profile, *, phase=None, protocols=("published", "sound")):
     "The line under a table: seeds, queries, chance."

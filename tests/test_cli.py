@@ -4,14 +4,26 @@ from pathlib import Path
 
 import pytest
 
+from frames_matter.cli import run_command
+
 COMMAND = Path(sys.executable).with_name("frames-matter")
-COMMANDS = ["dataset select", "dataset build", "dataset verify", "reproduce", "report", "pretrain", "bench", "doctor"]
+COMMANDS = ["dataset select", "dataset build", "dataset verify", "dataset export", "reproduce", "report", "pretrain", "bench", "doctor"]
 
 @pytest.fixture
 def call(tmp_path):
     def run(line, **env):
         return subprocess.run([COMMAND, *line.split()], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL,
                               env={**os.environ, "FRAMES_MATTER_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **env})
+    return run
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    "The same within this process, for many calls."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    def run(line):
+        code = run_command(line.split())
+        return subprocess.CompletedProcess(line, code, *capsys.readouterr())
     return run
 
 def assert_one_line(done, *said):
@@ -25,7 +37,7 @@ def test_help(call, command):
     assert done.returncode == 0 and "Usage: frames-matter" in done.stdout
     if command in COMMANDS: assert f"  frames-matter {command}" in done.stdout.split("Example")[1]
 
-@pytest.mark.parametrize("command", ["dataset select", "dataset build", "dataset verify", "reproduce", "report"])
+@pytest.mark.parametrize("command", ["dataset select", "dataset build", "dataset verify", "dataset export --to out", "reproduce", "report"])
 def test_unknown_profile(call, command): assert_one_line(call(f"{command} --profile maxi"), "'maxi'", "smoke, mini, mini1000, internvid")
 
 @pytest.mark.parametrize("command", ["reproduce", "dataset build"])
@@ -43,6 +55,23 @@ def test_unreadable_manifest(call, tmp_path, content):
     assert_one_line(call("dataset verify --profile smoke"), "clips.csv")
 
 def test_absent_manifest(call): assert_one_line(call("dataset verify --profile smoke"), "clips.csv")
+
+@pytest.mark.parametrize("line, said", [("dataset build --from nothing.csv", "nothing at"), ("dataset build --from my.csv", "no column path or url"), ("dataset build --from films", "holds no videos"), ("dataset build --from my.csv -p mini", "give one of them"),
+    ("dataset build --from my.csv --from-manifest my.csv", "give one of them"), ("dataset build --name mine", "--from or --from-manifest"), ("dataset build --like smoke", "--from or --from-manifest"), ("dataset build --from films --name my/films", "cannot be a profile's name"),
+    ("dataset build --from my.csv --name mini", "comes with the package"), ("dataset build --from my.csv --like maxi", "smoke, mini"), ("dataset build --from my.csv --engine spark", "threads, ray"), ("dataset build -p smoke --engine spark", "threads, ray"),
+    ("dataset build --from-manifest nothing.csv", "no manifest at"), ("dataset export", "--to"), ("dataset export --to out", "clips.csv"), ("dataset export --to out --format zip -p smoke", "webdataset, datasets"), ("reproduce --data mine", "'mine'"), ("reproduce -p mini --data mine", "give one of them"), ("dataset select -p mine", "'mine'")])
+def test_clips_of_ones_own(here, tmp_path, line, said):
+    "What the command line is given amiss; nothing is left behind."
+    (tmp_path/"films").mkdir()
+    (tmp_path/"my.csv").write_text("file,caption\na.mp4,A dog.\n")
+    assert_one_line(here(line), said)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["films", "my.csv"]
+
+def test_a_damaged_registration_is_one_line(here, tmp_path):
+    (tmp_path/"data_manifest"/"mine").mkdir(parents=True)
+    for content in ("{", "[]", '{"like": "maxi", "fields": {}}', '{"like": ["mini"], "fields": {}}', '{"like": "mini", "fields": {"k": "8"}}', '{"like": "mini", "fields": {"colour": 1}}'):
+        (tmp_path/"data_manifest"/"mine"/"profile.json").write_text(content)
+        assert_one_line(here("dataset verify -p mine"), "profile.json is damaged", "register mine again")
 
 def test_doctor_tells_one_line_a_check(call):
     done = call("doctor")

@@ -6,17 +6,18 @@ import pytest
 
 pl = pytest.importorskip("polars")
 import ffmpeg, torch
+from fault_site import fault_of, serve_faults
 from hub_server import serve_hub
-from video_site import BAD, GOOD, serve_videos
 
 from frames_matter.core import find_ffmpeg
-from frames_matter.dataset import Rejected, fetch_video, probe_clip
 from frames_matter.viclip import ASSETS, ViCLIP, ViCLIPConfig
 
 TABLE, CONFIGURATION = "OpenGVLab/InternVid", "InternVid-18M-AES"
 CONVERTED = f"datasets/{TABLE}/{CONFIGURATION}"
+GOOD = ("page", "hops", "drip", "torn", "busy")
+BAD = {"missing": "404", "forbidden": "403", "removed": "410", "signin": "not fetched", "html": "a page", "half": "not fetched", "void": "not fetched"}
 VIDEOS = [f"{kind}{i:07}" for kind in GOOD for i in range(3)] # ids of eleven characters, as the real ones
-DEAD = [f"{kind}{i:07}" for kind in BAD for i in range(1)]
+DEAD = [f"{kind}{'0'*(11 - len(kind))}" for kind in BAD]
 TOKEN = "hf_good"
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def command(tmp_path, root):
 
 def test_all_five_lessons(hub, films, command):
     "Rows, videos, weights and tokenizer come over HTTP; every run finishes, and what is written says where it came from."
-    with serve_videos(films) as (template, asked):
-        sizes = ["device=cpu", "precision=fp32", "image_size=32", "n_clips=20", "candidates=120", "epochs_first=1", "epochs_second=1", "seeds=[0]"]
+    with serve_faults(films) as site:
+        template, sizes = site.template, ["device=cpu", "precision=fp32", "image_size=32", "n_clips=20", "candidates=120", "epochs_first=1", "epochs_second=1", "seeds=[0]", "patience=1"]
         done = command(hub, "reproduce", "--profile", "internvid", *[w for o in [f"url_template={template}", *sizes] for w in ("-o", o)])
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
@@ -89,11 +90,11 @@ def test_all_five_lessons(hub, films, command):
     kept = [r for r in rows if r["status"] == "kept"]
     assert len(kept) == 20 and {r["split"] for r in kept} == {"train", "alignment", "test"} and {r["youtube_id"] for r in kept} <= set(VIDEOS)
     for r in rows:
-        if r["youtube_id"][:4] in BAD: assert BAD[r["youtube_id"][:4]] in r["reason"] or r["reason"] == "the same clip as an earlier row", r
+        if (kind := fault_of(r["youtube_id"])) in BAD: assert BAD[kind] in r["reason"] or r["reason"] == "the same clip as an earlier row", r
     tried = [c["YoutubeID"] for c in csv.DictReader(open(manifest/"candidates.csv"))][:len(rows)]
     assert [r["youtube_id"] for r in rows] == tried, "not tried in the order of the candidates"
-    assert {r["youtube_id"][:4] for r in rows} >= {*GOOD} and {r["youtube_id"][:4] for r in rows} & set(BAD)
-    assert not any("youtube" in path for _, path in asked)
+    assert (kinds := {fault_of(r["youtube_id"]) for r in rows}) >= {*GOOD} and kinds & set(BAD)
+    assert not any("youtube" in path for _, path in site.asked)
     runs = [json.loads(line) for line in (results/"runs.jsonl").read_text().splitlines()]
     assert {r["spec"]["phase"] for r in runs} == {"zero_shot", "first_improvement", "second_improvement"} and {r["spec"]["protocol"] for r in runs} == {"published", "sound"}
     assert len({r["spec"]["weights_sha"] for r in runs}) == 1 and all(np.isfinite(r["metrics"]["alignment_loss"]) for r in runs)
@@ -103,20 +104,6 @@ def test_all_five_lessons(hub, films, command):
     hub.requests.clear()
     again = command(hub, "dataset", "build", "-p", "internvid", "-o", f"url_template={template}", *[w for o in sizes for w in ("-o", o)])
     assert again.returncode == 0 and hub.requests == [], "a finished build asked the hub again"
-
-@pytest.mark.parametrize("kind", [*GOOD, *BAD])
-def test_video_site(films, tmp_path, kind):
-    "yt-dlp gets the whole video of a good page, whatever its detours, and says of a bad one why not."
-    name = next(n for n in VIDEOS + DEAD if n.startswith(kind))
-    with serve_videos(films) as (template, asked):
-        if kind in GOOD:
-            path = fetch_video(name, template.replace("{id}", name), tmp_path)
-            assert path.read_bytes() == (films/f"{name}.mp4").read_bytes() and probe_clip(path)["frames"] == 160
-            if kind in ("torn", "busy"): assert sum(m == "GET" and p.startswith(f"/{name}") or p.startswith(f"/files/{name}") for m, p in asked) >= 2, "nothing had to be tried twice"
-        else:
-            with pytest.raises(Rejected, match=BAD[kind]) as e: fetch_video(name, template.replace("{id}", name), tmp_path)
-            assert "\n" not in str(e.value) and "127.0.0.1" not in str(e.value)
-    assert [p.stem for p in tmp_path.iterdir()] == [name]*(kind in GOOD)
 
 SELECT = ("dataset", "select", "-p", "internvid", "--candidates", "50")
 

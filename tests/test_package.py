@@ -65,15 +65,15 @@ def test_help_needs_no_notebook_tools(tmp_path):
     done = python(f"{block}\nimport frames_matter\nfrom frames_matter.cli import run_command\nsys.exit(run_command(['--help']))", tmp_path)
     assert done.returncode == 0 and "reproduce" in done.stdout, done.stderr
 
-@pytest.mark.parametrize("module", ["report", "stats", "audit_report", "frame_report", "ladder_report", "loss_report", "cross_report"])
+@pytest.mark.parametrize("module", ["report", "stats", "survivors", "audit_report", "frame_report", "ladder_report", "loss_report", "cross_report"])
 def test_report_needs_no_torch(tmp_path, module):
     done = python(f"import sys, frames_matter.{module}; print([m for m in sys.modules if m.split('.')[0] == 'torch'])", tmp_path)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 # --- the source ---
 
-LAYERS = [{"core"}, {"compute", "hub", "world", "loopback", "losses", "attention", "fusion", "sampling", "gap", "retrieval"}, {"frames", "viclip", "select"},
-          {"dataset", "training", "pretrain"}, {"evaluation"}, {"audit", "frame_lab", "ladder", "loss_lab", "cross_validation"}, {"experiment", "stats"}, {"report", "reproduce"}, {"audit_report", "frame_report", "ladder_report", "loss_report", "cross_report"}, {"cli"}]
+LAYERS = [{"core"}, {"compute", "hub", "world", "loopback", "engine", "ledger", "losses", "attention", "fusion", "sampling", "gap", "retrieval"}, {"frames", "viclip", "select"}, {"fetch", "own"},
+          {"dataset", "training", "pretrain"}, {"export", "evaluation"}, {"audit", "frame_lab", "ladder", "loss_lab", "cross_validation"}, {"experiment", "stats"}, {"report", "reproduce"}, {"audit_report", "frame_report", "ladder_report", "loss_report", "cross_report", "survivors"}, {"cli"}]
 
 def sources(root): return {p.stem: p.read_text(encoding="utf-8") for p in sorted((root/"frames_matter").glob("*.py")) if not p.stem.startswith("_")}
 
