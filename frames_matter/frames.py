@@ -6,6 +6,7 @@
 __all__ = ['LOOK', 'resize', 'read_frames', 'read_clip', 'probe_clip']
 
 # %% ../nbs/library/00_frames.ipynb #c0df2b7f
+import re, subprocess
 from pathlib import Path
 
 import decord
@@ -14,7 +15,7 @@ import torch
 from decord import DECORDError
 from torch.nn.functional import interpolate
 
-from .core import UserError, choose
+from .core import UserError, choose, find_ffmpeg
 from .sampling import CONTENT_SAMPLERS, SAMPLERS, content_indices, sample_indices
 
 # %% ../nbs/lessons/01_dataset.ipynb #762d0f23
@@ -28,8 +29,19 @@ def _open(path): # a decord.VideoReader
     return reader
 
 def _decode(reader, indices, path):
-    try: return reader.get_batch(list(map(int, indices))).asnumpy()
-    except (DECORDError, RuntimeError, IndexError, StopIteration) as e: raise UserError(f"{path} cannot be decoded to its end; fetch it again or leave it out.") from e
+    indices = list(map(int, indices))
+    try: return reader.get_batch(indices).asnumpy()
+    except (DECORDError, RuntimeError, IndexError, StopIteration) as e:
+        if "from_size == to_size" in str(e): return _by_ffmpeg(path)[indices]
+        raise UserError(f"{path} cannot be decoded to its end; fetch it again or leave it out.") from e
+
+def _by_ffmpeg(path): # uint8 (T, H, W, 3)
+    "Every frame of a video. decord cannot hand over pictures 32, 48, 96 or 144 pixels wide on processors with AVX-512."
+    ppm = subprocess.run([find_ffmpeg(), "-v", "error", "-nostdin", "-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-"], stdout=subprocess.PIPE).stdout
+    head = re.match(rb"P6\s(\d+) (\d+)\s255\s", ppm)
+    if not head: raise UserError(f"{path} cannot be decoded to its end; fetch it again or leave it out.")
+    width, height = map(int, head.groups())
+    return np.frombuffer(ppm, np.uint8).reshape(-1, head.end() + 3*width*height)[:, head.end():].reshape(-1, height, width, 3)
 
 def resize(frames, # uint8 (T, H, W, 3)
            size: int, # pixels a side
