@@ -4,7 +4,7 @@
     python bench/build.py --part overhead     one part; the others stay as they were measured: overhead, memory, ledger, engine, network, ray
 
 overhead: of 24 films of a minute, 640x360, five clips of 5.8 s each are made by two workers. Overhead = workers x seconds / sum of the seconds of all ffmpeg processes - 1: what a
-worker does that is not ffmpeg. (ffmpeg's processes are slowed by what runs beside them, so the share of CPU time is given too.)  memory: the peak of a build of 100 and of 10,000 rows, seven sources of eight dead.
+worker does that is not ffmpeg. (ffmpeg's processes are slowed by what runs beside them, so the share of CPU time is given too.)  memory: the peak of a build of 100, 3,000 and 10,000 rows, seven sources of eight dead.
 ledger: events a second into a ledger on disk, and bytes hashed a second.  engine: empty jobs a second that a driver hands out.  network: bytes that a site sends for one clip of a long film, with sections and without.  ray: the same clips on two workers of a Ray cluster here, one of which is killed (SIGKILL) when a third of the clips are made; lost and twice are counted
 against the manifest that threads wrote. Linux alone: processes are watched through /proc.
 """
@@ -97,28 +97,29 @@ def build_here(folder):
 # --- the parent: starts builds and watches them
 
 def processes():
-    "Parent and resident bytes of every process."
+    "Parent, name and resident bytes of every process."
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try: fields = stat.read_text().rsplit(")", 1)[1].split()
+        try: head, _, rest = stat.read_text().rpartition(")")
         except OSError: continue # it has ended
-        found[int(stat.parent.name)] = int(fields[1]), int(fields[21])*os.sysconf("SC_PAGE_SIZE")
+        fields = rest.split()
+        found[int(stat.parent.name)] = int(fields[1]), head.partition("(")[2], int(fields[21])*os.sysconf("SC_PAGE_SIZE")
     return found
 
-def tree(pid): # {pid: resident bytes}
+def tree(pid): # {pid: (parent, name, resident bytes)}
     "A process and all below it."
     found, members = processes(), {pid}
-    while more := {p for p, (parent, _) in found.items() if parent in members} - members: members |= more
-    return {p: found[p][1] for p in members if p in found}
+    while more := {p for p, (parent, *_) in found.items() if parent in members} - members: members |= more
+    return {p: found[p] for p in members if p in found}
 
 def built(folder, watch=lambda pid: None):
-    "Build in a child process; what it took, with the peak of its whole tree in MB."
+    "Build in a child process; what it took, with the peak of it and its ffmpeg processes together, in MB."
     child = subprocess.Popen([sys.executable, __file__, "--build-in", str(folder)], env=os.environ | dict(FRAMES_MATTER_HOME=str(folder), OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peak, over = 0, threading.Event()
     def look():
         nonlocal peak
         while not over.wait(0.05):
-            peak = max(peak, sum(tree(child.pid).values()))
+            peak = max(peak, sum(size for p, (_, name, size) in tree(child.pid).items() if p == child.pid or name.startswith("ffmpeg")))
             watch(child.pid)
     watcher = threading.Thread(target=look)
     watcher.start()
@@ -126,7 +127,7 @@ def built(folder, watch=lambda pid: None):
     over.set()
     watcher.join()
     if child.returncode: raise UserError(f"A build failed: {(err.strip().splitlines() or ['it said nothing'])[-1]}")
-    return json.loads(out.splitlines()[-1]) | dict(tree_peak_mb=peak/2**20)
+    return json.loads(out.splitlines()[-1]) | dict(peak_with_ffmpeg_mb=peak/2**20)
 
 def table_of_films(n=FILMS): return rows([f"film{i:02}" for i in range(n)], CLIPS, SECONDS, step=11)
 
@@ -143,12 +144,12 @@ def measure_overhead(folder):
 def measure_memory(folder):
     tiny(folder)
     found = []
-    for n in (100, 10_000):
+    for n in (100, 3000, 10_000):
         sources = [f"alive{i}" if i % 8 == 0 else f"dead{i}" for i in range(n//5)]
         for s in sources:
             if s.startswith("alive") and not (folder/f"{s}.mp4").is_file(): os.link(folder/"tiny.mp4", folder/f"{s}.mp4")
         with serve_folder(folder) as url, home(rows(sources, 5, 3, step=3), url_template=url + "/{id}.mp4", per_host=8) as place: found.append(built(place))
-        print(f"{found[-1]['rows']:6} rows, {found[-1]['clips']:4} clips in {found[-1]['seconds']:6.1f} s: {found[-1]['peak_mb']:.0f} MB at most, with ffmpeg's processes {found[-1]['tree_peak_mb']:.0f} MB", flush=True)
+        print(f"{found[-1]['rows']:6} rows, {found[-1]['clips']:4} clips in {found[-1]['seconds']:6.1f} s: {found[-1]['peak_mb']:.0f} MB at most, with ffmpeg's processes {found[-1]['peak_with_ffmpeg_mb']:.0f} MB", flush=True)
     return dict(what="5 clips a source of 3 s, 64x64; one source in eight is there, the others are 404", builds=found)
 
 def measure_ledger(folder, n=10_000):
@@ -231,11 +232,11 @@ class Counting(loopback._Handler):
         self.wfile.write = counted
 
 def measure_network(folder, at=170.0):
-    "One clip of a film as long as InternVid's mean, fetched with and without sections; the copies of `films` follow one another in it."
+    "One clip of a film as long as InternVid's mean, fetched with and without sections; six of the films, alike all through, follow one another in it."
     films(folder)
     if not (film := folder/"long.mp4").is_file():
         with atomic_path(film) as tmp, tempfile.TemporaryDirectory() as place:
-            (listing := Path(place)/"list.txt").write_text("".join(f"file '{p}'\n" for p in sorted(folder.glob("film*.mp4"))[:6]))
+            (listing := Path(place)/"list.txt").write_text("".join(f"file '{p}'\n" for p in sorted(folder.glob("film*.mp4"))[:12:2]))
             ffmpeg.input(str(listing), f="concat", safe=0).output(str(tmp), c="copy", t=VIDEO_SECONDS).global_args("-v", "error", "-nostdin").run(cmd=find_ffmpeg())
     found = dict(film_seconds=VIDEO_SECONDS, film_bytes=film.stat().st_size, clip_seconds=SECONDS)
     for name, sections in (("whole", False), ("section", True)):

@@ -252,6 +252,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'frames_matter.engine._result': ('library/engine.html#_result', 'frames_matter/engine.py'),
                                       'frames_matter.engine._serve': ('library/engine.html#_serve', 'frames_matter/engine.py'),
                                       'frames_matter.engine._threads': ('library/engine.html#_threads', 'frames_matter/engine.py'),
+                                      'frames_matter.engine.engine_ready': ('library/engine.html#engine_ready', 'frames_matter/engine.py'),
                                       'frames_matter.engine.ray_cluster': ('library/engine.html#ray_cluster', 'frames_matter/engine.py'),
                                       'frames_matter.engine.run_jobs': ('library/engine.html#run_jobs', 'frames_matter/engine.py')},
             'frames_matter.evaluation': { 'frames_matter.evaluation.RunSpec': ( 'library/evaluation.html#runspec',

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from .core import UserError, atomic_path, atomic_write, choose, data_dir, file_sha256, find_ffmpeg, manifest_dir, project_root, same_everywhere, spec_hash, stable_seed
-from .engine import run_jobs
+from .engine import engine_ready, run_jobs
 from .fetch import KINDS, Breaker, Failed, Fetched, Manners, Opened, disk_full, fetch_source, hosts_of, manners_of
 from .frames import look_at_clip, probe_clip, read_clip, read_frames
 from .ledger import Ledger, read_facts, read_states, watching
@@ -232,7 +232,7 @@ def build_dataset(profile, # a Profile
         _sweep(folder)
         if ledger.begin(identity, folder/"clips"): ledger.add(_rows(profile, given))
         n, n_pool = (len(given), 0) if profile.source == "manifest" else (profile.n_clips, profile.n_pool)
-        with _site(profile, given) as template, watching(n + n_pool, progress) as watch:
+        with _site(profile, given) as template, watching(n + n_pool, progress) as watch, engine_ready(profile.engine, profile.workers, profile.address):
             breaker = Breaker()
             kept = _collect(ledger, "study", n, profile, template, watch, breaker)
             _assert_enough(ledger, kept, profile, choice)

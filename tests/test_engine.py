@@ -10,7 +10,7 @@ import pytest
 from frames_matter import engine, loopback
 from frames_matter.core import UserError, data_dir, file_sha256, find_ffmpeg, get_profile, manifest_dir
 from frames_matter.dataset import build_dataset, load_manifest, verify
-from frames_matter.engine import ray_cluster, run_jobs
+from frames_matter.engine import engine_ready, run_jobs
 
 class Work:
     "Yields 0, 1, 2, ... without end, and knows how many it has yielded and whether it was closed."
@@ -117,7 +117,8 @@ def cluster(tmp_path_factory):
         patch.setenv("FRAMES_MATTER_HOME", str(home))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")]))
         patch.syspath_prepend(str(home))
-        with ray_cluster(workers=2) as ray: yield home
+        import ray
+        with engine_ready("ray", 2): yield home
         assert not ray.is_initialized()
 
 RAY_WORK = '''
