@@ -21,7 +21,7 @@ import torch
 from .core import UserError, atomic_path, atomic_write, choose, data_dir, file_sha256, find_ffmpeg, manifest_dir, project_root, same_everywhere, spec_hash, stable_seed
 from .engine import engine_ready, run_jobs
 from .fetch import KINDS, Breaker, Failed, Fetched, Manners, Opened, disk_full, fetch_source, hosts_of, manners_of
-from .frames import probe_clip, read_clip, read_frames
+from .frames import look_at_clip, probe_clip, read_clip, read_frames
 from .ledger import Ledger, read_facts, read_states, watching
 from .loopback import serve_folder
 from .own import own_rows
@@ -102,12 +102,14 @@ def _why_not_cut(said, source, target):
 
 def _has_sound(path): return b"Audio:" in subprocess.run([find_ffmpeg(), "-nostdin", "-i", str(path)], capture_output=True).stderr
 
-def check_clip(path, start: float, end: float) -> dict: # what `probe_clip` says, with sha256 and bytes
+def check_clip(path, start: float, end: float) -> dict: # frames, fps, width, height, seconds, sha256, bytes
     "Decode a whole clip and compare its duration with the asked one."
-    try: probe = probe_clip(path)
+    try: facts = look_at_clip(path)
     except UserError as e: raise Unfit("the cut clip cannot be decoded", "damaged") from e
-    if abs(probe["seconds"] - (end - start)) > 1/probe["fps"] + 0.002: raise Unfit(f"{probe['seconds']:.2f} s of video where {end - start:.2f} s were asked for", "duration")
-    return probe | dict(sha256=file_sha256(path), bytes=Path(path).stat().st_size)
+    if abs(facts["seconds"] - (end - start)) > 1/facts["fps"] + 0.002: raise Unfit(f"{facts['seconds']:.2f} s of video where {end - start:.2f} s were asked for", "duration")
+    done = subprocess.run([find_ffmpeg(), "-v", "error", "-xerror", "-nostdin", "-threads", "1", "-i", str(path), "-map", "0:v:0", "-f", "null", "-"], capture_output=True) # its frames never come into this process
+    if done.returncode or done.stderr: raise Unfit("the cut clip cannot be decoded", "damaged")
+    return facts | dict(sha256=file_sha256(path), bytes=Path(path).stat().st_size)
 
 # %% ../nbs/lessons/01_dataset.ipynb #16bd7d6d
 def split_by_source(youtube_ids, # of the clips
