@@ -57,6 +57,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'frames_matter.cli.run_command': ('library/cli.html#run_command', 'frames_matter/cli.py'),
                                    'frames_matter.cli.select': ('library/cli.html#select', 'frames_matter/cli.py'),
                                    'frames_matter.cli.summary': ('library/cli.html#summary', 'frames_matter/cli.py'),
+                                   'frames_matter.cli.tell_rotted': ('library/cli.html#tell_rotted', 'frames_matter/cli.py'),
                                    'frames_matter.cli.verify': ('library/cli.html#verify', 'frames_matter/cli.py'),
                                    'frames_matter.cli.write_reports': ('library/cli.html#write_reports', 'frames_matter/cli.py')},
             'frames_matter.compute': { 'frames_matter.compute.Clock': ('library/compute.html#clock', 'frames_matter/compute.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'CHECKS', 'examples', 'parse_overrides',
-           'write_reports', 'reproduce', 'report', 'select', 'summary', 'build', 'export', 'verify', 'pretrain',
-           'bench', 'diagnose', 'doctor', 'run_command', 'main']
+           'write_reports', 'reproduce', 'report', 'select', 'tell_rotted', 'summary', 'build', 'export', 'verify',
+           'pretrain', 'bench', 'diagnose', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/library/cli.ipynb #0d69447d
 import errno, json, os, shutil, subprocess, sys
@@ -115,6 +115,20 @@ def _to_build(profile, path, manifest, name, like, overrides):
     P = register_own(path, name, like or "mini", **lasting) if path else register_manifest(manifest, name, like, **lasting)
     return get_profile(P.name, **machines)
 
+_FATES = {"gone": "cannot be had any more", "different": "came out otherwise", "re-encoded": "have other bytes and the same frames, as another ffmpeg writes them"}
+
+def tell_rotted(table, # of `rotted`
+                limit: int = 20, # clips named
+               ) -> bool: # whether any is gone or different
+    "Say what of a published manifest has rotted."
+    rotten = table[table.what != "re-encoded"]
+    for fate, words in _FATES.items():
+        if n := int((table.what == fate).sum()): print(f"{n:>8}  {words}")
+    for row in rotten.head(limit).itertuples(): print(f"{row.clip_id}: {row.what}, {row.reason}")
+    if len(rotten) > limit: print(f"and {len(rotten) - limit} more, which rotted.csv tells")
+    if not len(rotten): print("Nothing of the manifest has rotted.")
+    return len(rotten) > 0
+
 def summary(rows, # the manifest, as `build_dataset` gives it
             limit: int = 20, # reasons told
            ) -> str:
@@ -142,9 +156,13 @@ def build(profile: GivenProfile = "", override: Overrides = [],
           ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Of the Ray cluster, or auto; one is started on this machine when left out. Short for -o address=ADDRESS.")] = ""):
     "Fetch, cut, check and split; a second call fetches nothing."
     P = _to_build(profile, from_, from_manifest, name, like, parse_overrides(override) | {k: v for k, v in dict(engine=engine, address=ray_address).items() if v})
-    from frames_matter.dataset import build_dataset
-    rows = build_dataset(P)
+    from frames_matter.dataset import build_dataset, rotted
+    from frames_matter.survivors import write_survivors
+    rows = build_dataset(P, again=True)
     print(summary(rows))
+    table, _, figure = (os.path.relpath(path, project_root()) for path in write_survivors(P))
+    print(f"How what was kept differs from what was tried is in {table} and {figure}.")
+    if P.source == "manifest" and tell_rotted(rotted(P)): raise typer.Exit(1)
     if P.source == "own": print(f"They are called {P.name}: `frames-matter reproduce --data {P.name}` runs the lessons on them." + _few(rows))
 
 def _few(rows, enough=10):

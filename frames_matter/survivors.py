@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import UserError, atomic_write, manifest_dir, results_dir
-from .report import COLOURS, WHERE, _subplots, markdown, save_figure, styled
+from .core import UserError, manifest_dir, results_dir
+from .report import COLOURS, _subplots, markdown, save_figure, styled, write_table
 
 # %% ../nbs/library/survivors.ipynb #49e05d48
 MEASURES = {"duration": "duration (s)", "aesthetic_score": "aesthetic score", "words": "caption (words)"}
@@ -96,7 +96,6 @@ def write_survivors(profile) -> list: # paths: csv, md, png
     name = "dataset" if profile.results in ("", profile.name) else f"dataset_{profile.name}" # of profiles that share a folder each has its own
     table, paths = table_survivors(tried), [folder/"tables"/f"{name}.csv", folder/"tables"/f"{name}.md", folder/"figures"/f"{name}.png"]
     notes = f"{int(tried.kept.sum())} clips were kept of {len(tried)} rows tried: " + ", ".join(f"{why} {n}" for why, n in outcomes(tried).items() if why != "kept") + ". Differences are those of the means, in standard deviations of all rows."
-    atomic_write(paths[0], table.round(6).to_csv(lineterminator="\n"))
-    atomic_write(paths[1], f"# Clips kept against all rows tried\n\n{markdown(show_survivors(table))}\n\n{notes}\n\n{WHERE[profile.source]}\n")
+    write_table(profile, name, "Clips kept against all rows tried", table, markdown(show_survivors(table)), notes)
     save_figure(plot_survivors(tried), paths[2])
     return paths
