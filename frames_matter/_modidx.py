@@ -36,6 +36,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'frames_matter.cli._fail': ('library/cli.html#_fail', 'frames_matter/cli.py'),
                                    'frames_matter.cli._few': ('library/cli.html#_few', 'frames_matter/cli.py'),
                                    'frames_matter.cli._ffmpeg': ('library/cli.html#_ffmpeg', 'frames_matter/cli.py'),
+                                   'frames_matter.cli._javascript': ('library/cli.html#_javascript', 'frames_matter/cli.py'),
                                    'frames_matter.cli._package': ('library/cli.html#_package', 'frames_matter/cli.py'),
                                    'frames_matter.cli._port': ('library/cli.html#_port', 'frames_matter/cli.py'),
                                    'frames_matter.cli._python': ('library/cli.html#_python', 'frames_matter/cli.py'),

@@ -241,6 +241,11 @@ def _writable():
     probe.unlink()
     return str(project_root())
 
+def _javascript():
+    from frames_matter.fetch import JS_RUNTIMES
+    if found := [name for name in JS_RUNTIMES if shutil.which(name)]: return f"{found[0]}, for yt-dlp on YouTube"
+    return f"none of {', '.join(JS_RUNTIMES)}; YouTube asks yt-dlp for one, all else does without"
+
 def _port():
     import socket
     with socket.socket() as s:
@@ -250,7 +255,7 @@ def _port():
 CHECKS = {"python": (_python, ""), "torch": (_torch, "pip install torch"), "device": (_device, ""),
           "decord": (lambda: _package("decord", "decord2"), "pip install decord2"),
           "yt-dlp": (lambda: _package("yt_dlp", "yt-dlp"), "pip install yt-dlp"),
-          "ffmpeg": (_ffmpeg, "pip install imageio-ffmpeg"), "disk": (_disk, ""),
+          "script": (_javascript, ""), "ffmpeg": (_ffmpeg, "pip install imageio-ffmpeg"), "disk": (_disk, ""),
           "folder": (_writable, "make the folder writable or set FRAMES_MATTER_HOME"),
           "port": (_port, "allow this program to listen on 127.0.0.1")}
 
