@@ -39,6 +39,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'frames_matter.cli._package': ('library/cli.html#_package', 'frames_matter/cli.py'),
                                    'frames_matter.cli._port': ('library/cli.html#_port', 'frames_matter/cli.py'),
                                    'frames_matter.cli._python': ('library/cli.html#_python', 'frames_matter/cli.py'),
+                                   'frames_matter.cli._tell_rotted': ('library/cli.html#_tell_rotted', 'frames_matter/cli.py'),
                                    'frames_matter.cli._tell_rows': ('library/cli.html#_tell_rows', 'frames_matter/cli.py'),
                                    'frames_matter.cli._to_build': ('library/cli.html#_to_build', 'frames_matter/cli.py'),
                                    'frames_matter.cli._torch': ('library/cli.html#_torch', 'frames_matter/cli.py'),

@@ -135,17 +135,27 @@ _CLIPS = dict(metavar="PATH", help="Clips of your own: a CSV (path or url, capti
                                      "frames-matter dataset build --from 'shards/train-*.tar' --name mydata", "frames-matter dataset build --from-manifest data_manifest/mini/clips.csv", "frames-matter dataset build -p internvid --engine ray --ray-address auto"))
 def build(profile: GivenProfile = "", override: Overrides = [],
           from_: Annotated[str, typer.Option("--from", **_CLIPS)] = "",
-          from_manifest: Annotated[str, typer.Option(metavar="CLIPS_CSV", help="A published clips.csv: the rows it kept are had again, in the same splits, and what has rotted is told. Exit code 1 if anything has.")] = "",
+          from_manifest: Annotated[str, typer.Option(metavar="CLIPS_CSV", help="A published clips.csv: the rows it kept are had again, in the same splits, and what has rotted is told. Exit code 1 if anything is gone or different.")] = "",
           name: Annotated[str, typer.Option(metavar="NAME", help="With --from or --from-manifest: what the data is called from then on, as in `reproduce --data NAME`. Default: what the path is called.")] = "",
           like: Annotated[str, typer.Option(metavar="PROFILE", help="With --from or --from-manifest: the profile that model, training and the rest are taken from. Default: mini, or the manifest's own.")] = "",
           engine: Annotated[str, typer.Option(metavar="ENGINE", help="threads (of this machine) or ray (a cluster). Short for -o engine=ENGINE.")] = "",
           ray_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Of the Ray cluster, or auto; one is started on this machine when left out. Short for -o address=ADDRESS.")] = ""):
     "Fetch, cut, check and split; a second call fetches nothing."
     P = _to_build(profile, from_, from_manifest, name, like, parse_overrides(override) | {k: v for k, v in dict(engine=engine, address=ray_address).items() if v})
-    from frames_matter.dataset import build_dataset
-    rows = build_dataset(P)
-    print(summary(rows))
+    from frames_matter.dataset import build_dataset, rotted
+    from frames_matter.survivors import show_survivors, table_survivors, write_survivors
+    rows = build_dataset(P, again=True)
+    *_, figure = write_survivors(P)
+    print(f"{summary(rows)}\n{show_survivors(table_survivors(P)).to_string()}\nAs a figure: {figure}")
+    if P.source == "manifest" and _tell_rotted(rotted(P), P): raise typer.Exit(1)
     if P.source == "own": print(f"They are called {P.name}: `frames-matter reproduce --data {P.name}` runs the lessons on them." + _few(rows))
+
+def _tell_rotted(table, P): # -> whether anything has rotted
+    "Say what a rebuild has not got as it was published; the same frames in other bytes are another encoder's, and no loss."
+    lost = table[table.what != "re-encoded"]
+    print(f"Of the clips of {P.rows} {len(lost)} have rotted" + (f", and {len(table) - len(lost)} are the same frames in other bytes" if len(table) > len(lost) else "") + (f"; {manifest_dir(P)/'rotted.csv'} names them" if len(table) else "") + ".")
+    for (what, reason), n in lost.groupby(["what", "reason"]).size().sort_values(ascending=False).head(20).items(): print(f"{n:>8}  {what}: {reason}")
+    return len(lost) > 0
 
 def _few(rows, enough=10):
     n = int((rows.split == "test").sum())
