@@ -97,8 +97,8 @@ def select(profile: ProfileName = "mini", override: Overrides = [],
 
 def _tell_rows(table):
     print(table[table.status == ""][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
-    print(f"{(table.status == '').sum()} of {len(table)} rows qualify; the others:")
-    print(table.reason[table.status != ""].value_counts().to_string())
+    others = table.reason[table.status != ""]
+    print(f"{(table.status == '').sum()} of {len(table)} rows qualify" + (f"; the others:\n{others.value_counts().to_string()}" if len(others) else "."))
 
 # %% ../nbs/library/cli.ipynb #2e8cba89
 _OF_MACHINES = ("engine", "address", "workers") # fields that say who works, not on what
