@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'CHECKS', 'examples', 'parse_overrides',
-           'write_reports', 'reproduce', 'report', 'select', 'tell_rotted', 'summary', 'build', 'export', 'verify',
-           'pretrain', 'bench', 'diagnose', 'doctor', 'run_command', 'main']
+           'write_reports', 'reproduce', 'report', 'select', 'summary', 'build', 'export', 'verify', 'pretrain',
+           'bench', 'diagnose', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/library/cli.ipynb #0d69447d
 import errno, json, os, shutil, subprocess, sys
@@ -97,8 +97,8 @@ def select(profile: ProfileName = "mini", override: Overrides = [],
 
 def _tell_rows(table):
     print(table[table.status == ""][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
-    print(f"{(table.status == '').sum()} of {len(table)} rows qualify; the others:")
-    print(table.reason[table.status != ""].value_counts().to_string())
+    others = table.reason[table.status != ""]
+    print(f"{(table.status == '').sum()} of {len(table)} rows qualify" + (f"; the others:\n{others.value_counts().to_string()}" if len(others) else "."))
 
 # %% ../nbs/library/cli.ipynb #2e8cba89
 _OF_MACHINES = ("engine", "address", "workers") # fields that say who works, not on what
@@ -114,20 +114,6 @@ def _to_build(profile, path, manifest, name, like, overrides):
     get_profile(like or "mini", **machines) # what is wrong with them is said before anything is written
     P = register_own(path, name, like or "mini", **lasting) if path else register_manifest(manifest, name, like, **lasting)
     return get_profile(P.name, **machines)
-
-_FATES = {"gone": "cannot be had any more", "different": "came out otherwise", "re-encoded": "have other bytes and the same frames, as another ffmpeg writes them"}
-
-def tell_rotted(table, # of `rotted`
-                limit: int = 20, # clips named
-               ) -> bool: # whether any is gone or different
-    "Say what of a published manifest has rotted."
-    rotten = table[table.what != "re-encoded"]
-    for fate, words in _FATES.items():
-        if n := int((table.what == fate).sum()): print(f"{n:>8}  {words}")
-    for row in rotten.head(limit).itertuples(): print(f"{row.clip_id}: {row.what}, {row.reason}")
-    if len(rotten) > limit: print(f"and {len(rotten) - limit} more, which rotted.csv tells")
-    if not len(rotten): print("Nothing of the manifest has rotted.")
-    return len(rotten) > 0
 
 def summary(rows, # the manifest, as `build_dataset` gives it
             limit: int = 20, # reasons told
@@ -149,7 +135,7 @@ _CLIPS = dict(metavar="PATH", help="Clips of your own: a CSV (path or url, capti
                                      "frames-matter dataset build --from 'shards/train-*.tar' --name mydata", "frames-matter dataset build --from-manifest data_manifest/mini/clips.csv", "frames-matter dataset build -p internvid --engine ray --ray-address auto"))
 def build(profile: GivenProfile = "", override: Overrides = [],
           from_: Annotated[str, typer.Option("--from", **_CLIPS)] = "",
-          from_manifest: Annotated[str, typer.Option(metavar="CLIPS_CSV", help="A published clips.csv: the rows it kept are had again, in the same splits, and what has rotted is told. Exit code 1 if anything has.")] = "",
+          from_manifest: Annotated[str, typer.Option(metavar="CLIPS_CSV", help="A published clips.csv: the rows it kept are had again, in the same splits, and what has rotted is told. Exit code 1 if anything is gone or different.")] = "",
           name: Annotated[str, typer.Option(metavar="NAME", help="With --from or --from-manifest: what the data is called from then on, as in `reproduce --data NAME`. Default: what the path is called.")] = "",
           like: Annotated[str, typer.Option(metavar="PROFILE", help="With --from or --from-manifest: the profile that model, training and the rest are taken from. Default: mini, or the manifest's own.")] = "",
           engine: Annotated[str, typer.Option(metavar="ENGINE", help="threads (of this machine) or ray (a cluster). Short for -o engine=ENGINE.")] = "",
@@ -157,13 +143,19 @@ def build(profile: GivenProfile = "", override: Overrides = [],
     "Fetch, cut, check and split; a second call fetches nothing."
     P = _to_build(profile, from_, from_manifest, name, like, parse_overrides(override) | {k: v for k, v in dict(engine=engine, address=ray_address).items() if v})
     from frames_matter.dataset import build_dataset, rotted
-    from frames_matter.survivors import write_survivors
+    from frames_matter.survivors import show_survivors, table_survivors, write_survivors
     rows = build_dataset(P, again=True)
-    print(summary(rows))
-    table, _, figure = (os.path.relpath(path, project_root()) for path in write_survivors(P))
-    print(f"How what was kept differs from what was tried is in {table} and {figure}.")
-    if P.source == "manifest" and tell_rotted(rotted(P)): raise typer.Exit(1)
+    *_, figure = write_survivors(P)
+    print(f"{summary(rows)}\n{show_survivors(table_survivors(P)).to_string()}\nAs a figure: {figure}")
+    if P.source == "manifest" and _tell_rotted(rotted(P), P): raise typer.Exit(1)
     if P.source == "own": print(f"They are called {P.name}: `frames-matter reproduce --data {P.name}` runs the lessons on them." + _few(rows))
+
+def _tell_rotted(table, P): # -> whether anything has rotted
+    "Say what a rebuild has not got as it was published; the same frames in other bytes are another encoder's, and no loss."
+    lost = table[table.what != "re-encoded"]
+    print(f"Of the clips of {P.rows} {len(lost)} have rotted" + (f", and {len(table) - len(lost)} are the same frames in other bytes" if len(table) > len(lost) else "") + (f"; {manifest_dir(P)/'rotted.csv'} names them" if len(table) else "") + ".")
+    for (what, reason), n in lost.groupby(["what", "reason"]).size().sort_values(ascending=False).head(20).items(): print(f"{n:>8}  {what}: {reason}")
+    return len(lost) > 0
 
 def _few(rows, enough=10):
     n = int((rows.split == "test").sum())

@@ -287,7 +287,7 @@ def _published_row(row):
 @contextlib.contextmanager
 def _site(profile, given): # yields a template
     "Where the profile's videos are had; the world's are served on loopback."
-    if profile.url_template or given is not None and given.address.astype(bool).all(): yield profile.url_template
+    if profile.url_template or given is not None and given.address[given.status == ""].astype(bool).all(): yield profile.url_template
     elif profile.source in ("world", "manifest"):
         folder = make_world_for(profile, progress=False)/"videos"
         if profile.source == "manifest" and not any((folder/f"{i}.mp4").is_file() for i in given.youtube_id): raise UserError(f"{profile.rows} names videos by their ids; say where they are had with -o url_template=https://.../{{id}}.")

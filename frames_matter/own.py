@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .core import PROFILES, Profile, UserError, atomic_path, atomic_write, data_dir, draft, project_root, register
-from .frames import _open
+from .frames import look_at_clip
 from .select import Rejected, clip_name, parse_timestamp
 
 # %% ../nbs/library/own.ipynb #1f9e3014
@@ -313,10 +313,9 @@ def _time(what, value):
 
 @functools.lru_cache(maxsize=None)
 def _length(path, changed): # `changed`: when
-    "A video's seconds, by its header: nothing is decoded."
-    try: reader = _open(path)
+    "A video's seconds by what its file says: one frame is decoded."
+    try: return round(look_at_clip(path)["seconds"], 3)
     except UserError as e: raise Rejected("it cannot be opened as a video") from e
-    return round(len(reader)/reader.get_avg_fps(), 3)
 
 # %% ../nbs/library/own.ipynb #5f6d607d
 def _no_twins(items, rows):

@@ -274,6 +274,7 @@ def plot_curves(runs="mini", # a profile or what `load_runs` gave
     runs = _of(_runs(runs), phase=phase)
     by, labels = ("architecture", ARCHITECTURES) if phase == "first_improvement" else ("sampling", {s: s.replace("_", " ") for s in STRATEGIES})
     cells = [(l, x) for l in LOSS_NAMES for x in labels if x in set(runs[by])]
+    if not cells: return None # the phase was not run
     columns, rows = list(dict.fromkeys(x for _, x in cells)), [(p, l) for p in ("published", "sound") for l in LOSS_NAMES]
     fig, axes = _subplots(len(rows), len(columns), figsize=((3.4 if len(columns) < 3 else 1.75)*len(columns) + 1, 1.6*len(rows) + 0.6), squeeze=False, sharex=True, sharey="row")
     for (protocol, loss), line in zip(rows, axes):

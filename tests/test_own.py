@@ -6,8 +6,12 @@ import ffmpeg
 import pytest
 
 from frames_matter import own
+from frames_matter.cli import run_command
 from frames_matter.core import UserError, data_dir, draft, find_ffmpeg, get_profile
+from frames_matter.dataset import VideoCaptionDataset, load_manifest
+from frames_matter.loopback import serve_folder
 from frames_matter.own import OWN, own_rows, register_own
+from frames_matter.reproduce import lesson_paths, run_lessons
 
 NAMES = ["dog", "boat", "rain", "snow", "wind"]
 
@@ -236,3 +240,48 @@ def test_registering(home, mine):
     with pytest.raises(UserError, match="Unknown profile field 'kk'"): register_own(mine/"films", "other", "smoke", kk=3)
     with pytest.raises(UserError, match="Unknown profile 'maxi'"): register_own(mine/"films", "other", "maxi")
     assert register_own(mine/"films", like="smoke").name == "films" and sorted(p.name for p in (home/"data_manifest").iterdir()) == ["films", "my"]
+
+# --- from the command line to the model ---
+
+@pytest.fixture
+def command(home, root, monkeypatch, capsys):
+    "Run frames-matter in this process, in a home whose notebooks are the checkout's."
+    home.mkdir(parents=True)
+    (home/"nbs").symlink_to(root/"nbs")
+    monkeypatch.setenv("PYTHONPATH", str(root)) # of the kernels
+    def run(*words):
+        code = run_command([str(w) for w in words])
+        return code, *capsys.readouterr()
+    return run
+
+def test_build_go_on_rebuild_export(command, home, mine, films):
+    "Films of this disk and of a site become clips with splits that part no source; what is done is not done again; a rebuild tells what has rotted; what is exported can be built."
+    asked = []
+    with serve_folder(films, requests=asked) as url:
+        rows = [f"films/{n}.mp4,There is {n} in it.,,," for n in NAMES] + [f"{url}/wind.mp4,Part {i} of it.,{i},{i + 1.5},walk" for i in range(3)] + [f"{url}/gone.mp4,Nothing.,0,2,", f"films/snow.mp4,Too late.,5,20,", "films/cat.mp4,A cat.,,,"]
+        code, out, err = command("dataset", "build", "--from", csv_of(mine, "path,caption,start,end,source\n" + "\n".join(rows)), "--like", "smoke", "--engine", "threads")
+        assert code == 0, err
+        fetched = len(asked)
+        assert command("dataset", "build", "--from", mine/"my.csv", "--like", "smoke")[0] == 0
+        assert sum(method == "GET" and path == "/wind.mp4" for method, path in asked[:fetched]) <= 2 and not any("wind" in path for _, path in asked[fetched:]) # yt-dlp looks first, then fetches
+    assert out.startswith("8 clips kept of 11 rows tried: ") and "3 rejected:" in out and "(row 12 of my.csv)" in out and "404" in out and "reproduce --data my" in out and (home/"results"/"my"/"figures"/"dataset.png").is_file()
+    P, manifest = get_profile("my"), load_manifest(get_profile("my"))
+    assert (P.source, P.engine, P.n_clips) == ("own", "threads", 10) and set(manifest.split) == {"train", "alignment", "test"} and manifest.groupby("youtube_id").split.nunique().max() == 1 and (manifest.youtube_id == "walk").sum() == 3
+    item = VideoCaptionDataset(P, "train", k=P.k, size=P.image_size)[0]
+    assert tuple(item["video"].shape) == (8, 3, 64, 64) and item["caption"] in set(manifest.caption)
+    assert command("dataset", "verify", "-p", "my")[0] == 0 and command("dataset", "select", "-p", "my")[0] == 0
+    code, out, err = command("dataset", "build", "--from", films, "--name", "my")
+    assert code == 2 and "taken by" in err and err.count("\n") == 1
+    code, out, err = command("dataset", "build", "--from-manifest", home/"data_manifest"/"my"/"clips.csv", "--like", "smoke", "-o", "patience=1")
+    assert code == 1 and "3 have rotted" in out and "my-again/rotted.csv" in out # of the films that were served
+    assert command("dataset", "export", "-p", "my", "--to", home/"tars")[0] == 0 and command("dataset", "build", "--from", home/"tars", "--name", "back", "--like", "smoke")[0] == 0
+    assert sorted(load_manifest(get_profile("back")).caption) == sorted(manifest.caption)
+
+def test_lessons_of_a_handful(command, home, mine):
+    "The first lesson and the last, which compares, on five clips of which one is held out for testing."
+    for n in NAMES: (mine/"films"/f"{n}.txt").write_text(f"There is {n} in it.")
+    assert command("dataset", "build", "--from", mine/"films", "--like", "smoke", "--name", "few")[0] == 0
+    lessons = lesson_paths()
+    assert len(run_lessons("few", notebooks=[lessons[0], lessons[-1]], progress=False)) == 2
+    code, out, err = command("report", "-p", "few")
+    assert code == 0 and "README.md" not in out and "reader's own clips" in (home/"results"/"few"/"tables"/"gap.md").read_text(), err
