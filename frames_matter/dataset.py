@@ -359,7 +359,7 @@ def _about(ledger, profile, choice):
 {_about_choice(choice) if choice else ""}
 | column | meaning |
 |---|---|
-| clip_id | `<youtube_id>_<start>_<end>`, the name of the file under `data/{profile.name}/clips/` |
+| clip_id | {"name and place of the file that was given, and the clip's times" if profile.source == "own" else "`<youtube_id>_<start>_<end>`"}, the name of the file under `data/{profile.name}/clips/` |
 | youtube_id, start, end | source video and seconds within it |
 | caption, aesthetic_score | from the metadata table |
 | split | train, alignment (validation) and test of the study; pool: the larger test set, from other source videos |
