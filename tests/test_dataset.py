@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fault_site import FAULTS, FILMS, MANNERS, fault_of, make_films, row, rows, serve_faults
+from fault_site import FAULTS, FILMS, MANNERS, fault_of, row, rows, serve_faults
 
 from frames_matter import dataset, fetch
 from frames_matter.core import UserError, data_dir, find_ffmpeg, get_profile, manifest_dir
@@ -15,13 +15,6 @@ from frames_matter.loopback import serve_folder
 GOOD = [f"good{i}" for i in range(6)]
 
 def ffmpeg(*words): return subprocess.run([find_ffmpeg(), "-v", "error", "-nostdin", "-y", *map(str, words)], check=True)
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory): return make_films(tmp_path_factory.mktemp("films"))
-
-@pytest.fixture
-def site(films):
-    with serve_faults(films) as site: yield site
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -203,7 +196,7 @@ def test_sound(tmp_path):
 # --- processes ---
 
 BUILD = """
-import json, os, signal, sys
+import json, os, signal, sys, threading, time
 from frames_matter import dataset
 from frames_matter.core import get_profile
 from frames_matter.ledger import Ledger
@@ -216,7 +209,10 @@ def record(self, event, record=Ledger.record):
 def set_fact(self, name, value, set_fact=Ledger.set_fact): die() if name == point else set_fact(self, name, value)
 seen, Ledger.record, Ledger.set_fact = [], record, set_fact
 if point == "rows": dataset.select_rows = lambda piece, profile, select=dataset.select_rows: select(piece, profile) if len(seen.append(0) or seen) < 3 else die()
-if point == "cutting": dataset.find_ffmpeg = lambda: "./halfway" if seen else "ffmpeg"
+def halfway():
+    while not seen and threading.current_thread() is not threading.main_thread(): time.sleep(0.01) # until one is recorded as fetched
+    return "./halfway"
+if point == "cutting": dataset.find_ffmpeg = halfway
 if point == "rows": dataset.PIECE = 4
 dataset.build_dataset(get_profile("smoke", **fields), progress=False)
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fault_site import FAULTS, MANNERS, SPAN, make_films, rows, serve_faults
+from fault_site import FAULTS, MANNERS, SPAN, rows, serve_faults
 
 import yt_dlp
 from frames_matter import fetch, loopback
@@ -12,13 +12,6 @@ from frames_matter.core import UserError, file_sha256, find_ffmpeg, get_profile
 from frames_matter.fetch import Failed, Hosts, Manners, fetch_source
 from frames_matter.loopback import serve
 from frames_matter.select import select_rows
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory): return make_films(tmp_path_factory.mktemp("films"))
-
-@pytest.fixture
-def site(films):
-    with serve_faults(films) as site: yield site
 
 @pytest.fixture
 def pauses(monkeypatch):
