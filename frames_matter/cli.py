@@ -147,6 +147,7 @@ def build(profile: GivenProfile = "", override: Overrides = [],
     rows = build_dataset(P, again=True)
     *_, figure = write_survivors(P)
     print(f"{summary(rows)}\n{show_survivors(table_survivors(P)).to_string()}\nAs a figure: {figure}")
+    if gone := [s for s in ("train", "alignment", "test") if s not in set(rows.split)]: print(f"No clip is in {' and '.join(gone)}; the lessons need clips in all three.")
     if P.source == "manifest" and _tell_rotted(rotted(P), P): raise typer.Exit(1)
     if P.source == "own": print(f"They are called {P.name}: `frames-matter reproduce --data {P.name}` runs the lessons on them." + _few(rows))
 
@@ -181,7 +182,7 @@ def verify(profile: ProfileName = "mini"):
     differences = find_differences(P)
     if not differences: return print("Every clip is as the manifest says.")
     print("\n".join(differences))
-    raise UserError(f"{len(differences)} differences from the manifest; `frames-matter dataset build -p {profile}` makes missing clips again.")
+    raise UserError(f"{len(differences)} of the clips or files {'is' if len(differences) == 1 else 'are'} not as the manifest says; `frames-matter dataset build -p {profile}` makes what is missing or damaged again.")
 
 # %% ../nbs/library/cli.ipynb #360ade8b
 @app.command(epilog=examples("frames-matter pretrain", "frames-matter pretrain --out /tmp/nano"))

@@ -140,7 +140,7 @@ def _as_type(key, value, like):
     if isinstance(like, tuple) and isinstance(value, (list, tuple)): return tuple(value)
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool): return float(value)
     if type(value) is type(like): return value
-    raise UserError(f"Profile field {key!r} must be {type(like).__name__}, not {value!r}.")
+    raise UserError(f"Profile field {key!r} must be {type(like).__name__}, not {value!r}{'; write it as in -o seeds=[0,1]' if isinstance(like, tuple) else ''}.")
 
 # %% ../nbs/library/core.ipynb #de122ad8
 def data_dir(profile: Profile) -> Path:

@@ -22,7 +22,7 @@ from .core import UserError, atomic_path, atomic_write, choose, data_dir, file_s
 from .engine import engine_ready, run_jobs
 from .fetch import KINDS, Breaker, Failed, Fetched, Manners, Opened, disk_full, fetch_source, hosts_of, manners_of
 from .frames import look_at_clip, probe_clip, read_clip, read_frames
-from .ledger import Ledger, read_facts, read_states, watching
+from .ledger import Ledger, is_whole, read_facts, read_states, watching
 from .loopback import serve_folder
 from .own import own_rows
 from .sampling import CONTENT_SAMPLERS, DRAWN, SAMPLERS, sample_indices
@@ -223,9 +223,11 @@ def build_dataset(profile, # a Profile
     "Build the clips of a profile and their manifest. What is done is not done again; while one process builds, another gets a `UserError`, but who finds the build finished reads it."
     if profile.url_template and "{id}" not in profile.url_template: raise UserError(f"url_template {profile.url_template!r} has no {{id}} to put a video's id in.")
     find_ffmpeg()
+    if profile.source == "own" and not again and (done := _finished(profile)) is not None: return done # wherever their files are by now
     folder, given, from_table = data_dir(profile), _given_rows(profile), profile.source in ("world", "hub") and is_chosen(profile)
     choice = recorded(profile, _place_of(profile)) if from_table else None
     if (choice or not from_table) and (done := _finished(profile, _identity(profile, given, choice), again)) is not None: return done
+    if profile.source == "own": _assert_none_lost(given, profile)
     with Ledger(folder/"ledger.sqlite") as ledger:
         if from_table: choice = choice_of(profile, source_of(profile))
         identity = _identity(profile, given, choice)
@@ -239,6 +241,7 @@ def build_dataset(profile, # a Profile
             kept += _collect(ledger, "pool", n_pool, profile, template, watch, breaker)
         if profile.source != "manifest": _deal_splits(ledger, profile)
         _write_manifest(ledger, profile, choice)
+        ledger.set_fact("settings", spec_hash(_settings(profile)))
         ledger.set_fact("missing", str(ledger.passing() if kept < n + n_pool else 0))
         _tidy(ledger, folder)
         ledger.set_fact("manifest", file_sha256(manifest_dir(profile)/"clips.csv"))
@@ -253,10 +256,20 @@ def _rows(profile, given):
     for piece in [given] if given is not None else (select_rows(piece, profile) for piece in _pieces(profile)):
         yield from piece.astype(object).where(piece.notna(), None).to_dict("records")
 
+def _assert_none_lost(given, profile):
+    "A `UserError` before clips are thrown away whose files are no longer where they were."
+    path, gone = manifest_dir(profile)/"clips.csv", [reason for reason in given.reason if reason.startswith("there is no file")]
+    if not gone or not path.is_file(): return
+    lost = [a for a in load_manifest(path).get("address", pd.Series(dtype=str)).dropna() if "://" not in a and not (project_root()/a).is_file()]
+    if lost: raise UserError(f"{len(lost)} clips were made of files that are gone, and would be lost: {gone[0]}; put the files back, or take their rows out of {Path(profile.rows).name}.")
+
+def _settings(profile):
+    "The fields that a build depends on."
+    return dict(version=BUILD_VERSION) | {k: getattr(profile, k) for k in ("source", "seed", "n_clips", "n_pool", "min_seconds", "max_seconds", "min_score", "url_template")} | ({"audio": True} if profile.audio else {})
+
 def _identity(profile, given, choice):
     "What a build depends on, in one number."
-    fields = dict(version=BUILD_VERSION) | {k: getattr(profile, k) for k in ("source", "seed", "n_clips", "n_pool", "min_seconds", "max_seconds", "min_score", "url_template")}
-    fields |= ({"selection": choice["candidates_sha256"]} if choice else {}) | ({"audio": True} if profile.audio else {})
+    fields = _settings(profile) | ({"selection": choice["candidates_sha256"]} if choice else {})
     if given is not None: fields["rows"] = [given.drop(columns="address").to_csv(index=False), [(_portable(a), Path(a).stat().st_size if a and Path(a).is_file() else None) for a in given.address]]
     return spec_hash(fields)
 
@@ -337,14 +350,14 @@ def _write_manifest(ledger, profile, choice):
     atomic_write(folder/"README.md", _about(ledger, profile, choice))
     if profile.source == "manifest": atomic_write(folder/"rotted.csv", rotted(profile).to_csv(index=False, lineterminator="\n"))
 
-def _finished(profile, identity, again=False):
-    "The manifest, if this very build is finished and its clips are there."
+def _finished(profile, identity="", again=False):
+    "The manifest, if this very build, or without an identity one of these settings, is finished and its clips are there; `again`: by their hashes."
     facts, table = read_facts(data_dir(profile)/"ledger.sqlite"), manifest_dir(profile)/"clips.csv"
-    if facts.get("identity") != identity or not table.is_file() or facts.get("manifest") != file_sha256(table): return None
+    if (facts.get("identity") != identity if identity else facts.get("settings") != spec_hash(_settings(profile))) or not table.is_file() or facts.get("manifest") != file_sha256(table): return None
     if again and int(facts["missing"]): return None
     manifest = _read_manifest(table)
     kept = manifest[manifest.status == "kept"]
-    whole = all((path := Path(r.path)).is_file() and path.stat().st_size == r.bytes for r in kept.itertuples())
+    whole = all(is_whole(r.path, r.bytes, r.sha256) if again else (path := Path(r.path)).is_file() and path.stat().st_size == r.bytes for r in kept.itertuples())
     return manifest if whole else None
 
 def _about(ledger, profile, choice):
@@ -460,6 +473,7 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
         choose(strategy, SAMPLERS | CONTENT_SAMPLERS, "strategy")
         self.preset = choose(preprocessing, PRESETS, "preprocessing")
         if missing := [c for c in ("clip_id", "caption", "split", "path") if c not in manifest]: raise UserError(f"The table of clips has no column {', '.join(missing)}; take it from `load_manifest`.")
+        if split in ("train", "alignment", "test", "pool") and split not in set(manifest.split): raise UserError(f"No clip is in split {split!r}; the others are {', '.join(dict.fromkeys(manifest.split.dropna())) or 'empty too'}. Build with more clips.")
         choose(split, list(dict.fromkeys(manifest.split.dropna())), "split")
         self.rows = manifest[manifest.split == split].reset_index(drop=True)
         self.strategy, self.k, self.size, self.seed, self.epoch, self._kept = self.preset.frames if strategy == "uniform" else strategy, k, size, seed, 0, {}

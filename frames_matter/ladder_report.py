@@ -177,7 +177,7 @@ def ladder_answer(runs="mini", # a profile or what `load_ladder` gave
     for clips, of in table[table.index.get_level_values("clips") > 0].groupby("clips"):
         of = of.droplevel("clips")
         named = lambda verdict: ", ".join(f"{rung} ({r.difference:+.1f}, {r['difference low']:+.1f} to {r['difference high']:+.1f})" for rung, r in of[of.verdict == verdict].iterrows())
-        parts = [f"{word} {named(v)}" for v, word in (("better", "better than zero-shot:"), ("worse", "worse:"), ("cannot be told", "cannot be told apart from it:")) if (of.verdict == v).any()]
+        parts = [f"{word} {named(v)}" for v, word in (("better", "better than zero-shot:"), ("worse", "worse:"), ("cannot be told", "cannot be told apart from zero-shot:")) if (of.verdict == v).any()]
         said.append(f"With {clips} clips {'; '.join(parts) or 'nothing differs from zero-shot'}.")
     return " ".join(said)
 
@@ -186,7 +186,7 @@ def ladder_notes(runs: pd.DataFrame) -> str:
     n, trained = int(runs.n_queries.max()), runs[runs.learning_rate > 0]
     return (f"Sound protocol: {trained.seed.nunique()} seeds (each draws its own clips and their order), {n} queries (chance: R@1 {100/n:.1f} %), every rung on the same pool. At most {int(trained.train_steps.max())} steps of "
             f"{int(trained.batch_size.max())} pairs. {COMPARED} Learning rate and α are chosen by the loss of the "
-            "validation clips, 10 % of the clips; the oracle is what the best choice on the pool would have given: no user has it, and it is flattered by having looked.")
+            "validation clips, 10 % of the clips; the oracle is what the best choice on the pool would have given: no user has it, and it is flattered by having looked. The pool is of the larger world with 1000 clips, not that of the tables above, so zero-shot stands elsewhere too.")
 
 def write_ladder(profile="mini"): # name, or a Profile
     "results/<profile>: the ladder's tables and figure, if it was run; a second call changes nothing."

@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from .core import Profile, UserError, assert_own_results, atomic_path, atomic_write, data_dir, get_profile, manifest_dir, project_root, results_dir
-from .stats import compare, comparisons
+from .stats import LEAST_VIDEOS, compare, comparisons
 
 # %% ../nbs/library/report.ipynb #3d6d25ea
 @functools.cache
@@ -450,17 +450,18 @@ def _strategies_sentence(compared):
     rows = compared[compared.index.str.endswith("against uniform frames")]
     if not len(rows): return "Whether frames matter cannot be told: no frame strategy was run under the sound protocol."
     told = rows[rows.verdict != "cannot be told"]
+    if rows.low.isna().all(): return f"**Whether frames matter cannot be told here:** the test clips are of fewer than {LEAST_VIDEOS} source videos."
     if not len(told):
         return (f"**Which frames are taken: it cannot be told that it matters here.** Under the fusion transformer no strategy differs from uniform frames in text-to-video R@1 "
                 f"by more than the uncertainty (intervals reach from {rows.low.min():+.1f} to {rows.high.max():+.1f} points).")
     rest = rows[rows.verdict == "cannot be told"].index
     return (f"**Which frames are taken does matter here:** in points of text-to-video R@1, against uniform frames, {_by_verdict(told, lambda q: q.split()[0].replace('_', ' as '))}"
-            + (f"; of {_list([q.split()[0].replace('_', ' as ') for q in rest])} it cannot be told" if len(rest) else "") + ".")
+            + (f"; {_list([q.split()[0].replace('_', ' as ') for q in rest])} cannot be told from uniform" if len(rest) else "") + ".")
 
 def _by_verdict(rows, name): # of `comparisons`; question -> its short name
     "Names with their differences and intervals, gathered by verdict."
     words = {"better": "better", "worse": "worse", "cannot be told": "not to be told from no change"}
-    said = {v: _list([f"{name(q)} ({r.difference:+.1f}, {r.low:+.1f} to {r.high:+.1f})" for q, r in rows[rows.verdict == v].iterrows()]) for v in words if (rows.verdict == v).any()}
+    said = {v: _list([f"{name(q)} ({r.difference:+.1f}" + ("" if pd.isna(r.low) else f", {r.low:+.1f} to {r.high:+.1f}") + ")" for q, r in rows[rows.verdict == v].iterrows()]) for v in words if (rows.verdict == v).any()}
     return "; ".join(f"{words[v]}: {which}" for v, which in said.items())
 
 def _leak_sentence(runs):
@@ -472,8 +473,8 @@ def _leak_sentence(runs):
     uniform, zero = _of(sound, sampling="uniform", loss="infonce"), _of(runs, phase="zero_shot", protocol="sound")
     if not (len(uniform) and len(zero)): return ""
     n = int(sound.n_queries.max())
-    return (f"The study's measure cannot show it: by its own procedure fusion reaches losses of {per_cell.min():.4f} to {per_cell.max():.4f} here ({min(known)} to {max(known)} there), "
-            f"while trained and judged soundly it finds {_percent(uniform)} of {n} captions' clips first, and the model before any training {_percent(zero)} (chance {100/n:.1f} %).")
+    return (f"The study's measure cannot show it: by its own procedure fusion reaches losses of {per_cell.min():.4f} to {per_cell.max():.4f} here ({min(known)} to {max(known)} in the study), "
+            f"while with uniform frames, trained and judged soundly, it finds {_percent(uniform)} of {n} captions' clips first, and the model before any training {_percent(zero)} (chance {100/n:.1f} %).")
 
 def _improvements_sentence(compared):
     names = {"fine-tuning against zero-shot": "fine-tuning", "cross-attention against dual encoder": "cross-attention", "fusion against dual encoder": "fusion", "H-NAC against InfoNCE": "H-NAC"}
@@ -527,7 +528,7 @@ def report_tables(profile, runs) -> dict: # file name -> title, table, notes
         "retrieval": ("All of retrieval (sound protocol)", table_retrieval(runs), [_basis(runs, profile, protocols=("sound",)), INTERVAL + " The other columns are means over seeds.",
             "nDCG@10 takes from the mini world's facts how true a caption is of every clip. The dual softmax lets each clip choose among all captions of the test at once; a search engine does not have them, so it is no recall to compare with."]),
         "comparisons": ("What can be told apart (points of t2v R@1, sound protocol)", table_comparisons(runs, profile), [_basis(runs, profile, protocols=("sound",)),
-            COMPARED])}
+            "Fine-tuning, cross-attention and fusion are compared under InfoNCE, frames over both losses.", COMPARED])}
 
 # %% ../nbs/library/report.ipynb #db002407
 def markdown(table: pd.DataFrame) -> str: # a pipe table
@@ -549,8 +550,8 @@ def _shown(table): return _show_comparisons(table) if "verdict" in table else sh
 def _joined(notes): return " ".join(n for n in notes if n)
 
 def _show_comparisons(table):
-    return pd.DataFrame({"difference": table.difference.map("{:+.1f}".format), "95 % interval": [f"{l:+.1f} to {h:+.1f}" for l, h in zip(table.low, table.high)], "p (Holm)": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in table.p],
-                         "detectable": table.detectable.map("{:.1f}".format), "verdict": table.verdict}, index=table.index)
+    return pd.DataFrame({"difference": table.difference.map("{:+.1f}".format), "95 % interval": ["–" if pd.isna(l) else f"{l:+.1f} to {h:+.1f}" for l, h in zip(table.low, table.high)], "p (Holm)": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in table.p],
+                         "detectable": ["–" if pd.isna(d) else f"{d:.1f}" for d in table.detectable], "verdict": table.verdict}, index=table.index)
 
 # %% ../nbs/library/report.ipynb #dff918b0
 def write_table(profile: Profile,

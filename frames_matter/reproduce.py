@@ -16,7 +16,8 @@ from .core import UserError, assert_own_results, get_profile, project_root, resu
 def lesson_paths() -> list: # in the order they are read
     "The five lessons: the checkout's own, else those shipped in the package."
     import frames_matter
-    folders = project_root()/"nbs"/"lessons", Path(frames_matter.__file__).parent/"lessons"
+    package = Path(frames_matter.__file__).parent
+    folders = project_root()/"nbs"/"lessons", package/"lessons", package.parent/"nbs"/"lessons" # the last for a package that is installed as a link to its checkout
     for folder in folders:
         if found := sorted(folder.glob("[0-9]*.ipynb")): return found
     raise UserError(f"No lessons found in {' or '.join(map(str, folders))}; run from a checkout, or install the package again.")

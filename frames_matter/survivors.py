@@ -95,7 +95,8 @@ def write_survivors(profile) -> list: # paths: csv, md, png
     tried, folder = read_tried(profile), results_dir(profile)
     name = "dataset" if profile.results in ("", profile.name) else f"dataset_{profile.name}" # of profiles that share a folder each has its own
     table, paths = table_survivors(tried), [folder/"tables"/f"{name}.csv", folder/"tables"/f"{name}.md", folder/"figures"/f"{name}.png"]
-    notes = f"{int(tried.kept.sum())} clips were kept of {len(tried)} rows tried: " + ", ".join(f"{why} {n}" for why, n in outcomes(tried).items() if why != "kept") + ". Differences are those of the means, in standard deviations of all rows."
+    why = ", ".join(f"{why} {n}" for why, n in outcomes(tried).items() if why != "kept")
+    notes = f"{int(tried.kept.sum())} clips were kept of {len(tried)} rows tried{why and f': {why}'}. Differences are those of the means, in standard deviations of all rows."
     write_table(profile, name, "Clips kept against all rows tried", table, markdown(show_survivors(table)), notes)
     save_figure(plot_survivors(tried), paths[2])
     return paths

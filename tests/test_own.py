@@ -8,7 +8,7 @@ import pytest
 from frames_matter import own
 from frames_matter.cli import run_command
 from frames_matter.core import UserError, data_dir, draft, find_ffmpeg, get_profile
-from frames_matter.dataset import VideoCaptionDataset, load_manifest
+from frames_matter.dataset import VideoCaptionDataset, build_dataset, load_manifest
 from frames_matter.loopback import serve_folder
 from frames_matter.own import OWN, own_rows, register_own
 from frames_matter.reproduce import lesson_paths, run_lessons
@@ -276,6 +276,24 @@ def test_build_go_on_rebuild_export(command, home, mine, films):
     assert code == 1 and "3 have rotted" in out and "my-again/rotted.csv" in out # of the films that were served
     assert command("dataset", "export", "-p", "my", "--to", home/"tars")[0] == 0 and command("dataset", "build", "--from", home/"tars", "--name", "back", "--like", "smoke")[0] == 0
     assert sorted(load_manifest(get_profile("back")).caption) == sorted(manifest.caption)
+
+def test_originals_moved_away(command, home, mine):
+    "What was made of films that are gone is kept: lessons go on with it, and a build says what would be lost; a clip damaged at its size is made again."
+    table = csv_of(mine, "path,caption\n" + "\n".join(f"films/{n}.mp4,There is {n} in it." for n in NAMES))
+    assert command("dataset", "build", "--from", table, "--like", "smoke")[0] == 0
+    P, clip = get_profile("my"), Path(load_manifest(get_profile("my")).path[0])
+    whole = clip.read_bytes()
+    clip.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
+    assert command("dataset", "verify", "-p", "my")[0] == 2
+    assert command("dataset", "build", "-p", "my")[0] == 0 and clip.read_bytes() == whole and command("dataset", "verify", "-p", "my")[0] == 0
+    manifest = (home/"data_manifest"/"my"/"clips.csv").read_bytes()
+    (mine/"films"/"dog.mp4").rename(mine/"dog.mp4")
+    assert len(build_dataset(P, progress=False)) == 5 and command("dataset", "verify", "-p", "my")[0] == 0
+    code, out, err = command("dataset", "build", "-p", "my")
+    assert code == 2 and "(row 2 of my.csv)" in err and "put the files back" in err and err.count("\n") == 1
+    assert clip.read_bytes() == whole and (home/"data_manifest"/"my"/"clips.csv").read_bytes() == manifest
+    table.write_text(table.read_text().replace("films/dog.mp4", "dog.mp4"))
+    assert command("dataset", "build", "-p", "my")[0] == 0 and command("dataset", "verify", "-p", "my")[0] == 0
 
 def test_lessons_of_a_handful(command, home, mine):
     "The first lesson and the last, which compares, on five clips of which one is held out for testing."
