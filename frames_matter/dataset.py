@@ -223,17 +223,24 @@ def build_dataset(profile, # a Profile
     "Build the clips of a profile and their manifest. What is done is not done again; while one process builds, another gets a `UserError`, but who finds the build finished reads it."
     if profile.url_template and "{id}" not in profile.url_template: raise UserError(f"url_template {profile.url_template!r} has no {{id}} to put a video's id in.")
     find_ffmpeg()
-    if profile.source == "own" and not again and (done := _finished(profile)) is not None: return done # wherever their files are by now
-    folder, given, from_table = data_dir(profile), _given_rows(profile), profile.source in ("world", "hub") and is_chosen(profile)
+    finished = _finished(profile) if profile.source == "own" and not again else None
+    try: given = _given_rows(profile)
+    except UserError:
+        if finished is not None: return finished # wherever its originals are by now
+        raise
+    folder, from_table = data_dir(profile), profile.source in ("world", "hub") and is_chosen(profile)
     choice = recorded(profile, _place_of(profile)) if from_table else None
     if (choice or not from_table) and (done := _finished(profile, _identity(profile, given, choice), again)) is not None: return done
-    if profile.source == "own": _assert_none_lost(given, profile)
+    if profile.source == "own" and (lost := _lost(given, profile)):
+        if finished is not None: return finished
+        raise UserError(lost)
     with Ledger(folder/"ledger.sqlite") as ledger:
         if from_table: choice = choice_of(profile, source_of(profile))
         identity = _identity(profile, given, choice)
         _sweep(folder)
         if ledger.begin(identity, folder/"clips"): ledger.add(_rows(profile, given))
-        n, n_pool = (len(given), 0) if profile.source == "manifest" else (profile.n_clips, profile.n_pool)
+        all_given = profile.source == "manifest" or profile.source == "own" and profile.n_clips >= (given.status == "").sum() # what is wrong with any of them is to be told
+        n, n_pool = (len(given), 0) if all_given else (profile.n_clips, profile.n_pool)
         with _site(profile, given) as template, watching(n + n_pool, progress) as watch, engine_ready(profile.engine, profile.workers, profile.address):
             breaker = Breaker()
             kept = _collect(ledger, "study", n, profile, template, watch, breaker)
@@ -256,12 +263,12 @@ def _rows(profile, given):
     for piece in [given] if given is not None else (select_rows(piece, profile) for piece in _pieces(profile)):
         yield from piece.astype(object).where(piece.notna(), None).to_dict("records")
 
-def _assert_none_lost(given, profile):
-    "A `UserError` before clips are thrown away whose files are no longer where they were."
-    path, gone = manifest_dir(profile)/"clips.csv", [reason for reason in given.reason if reason.startswith("there is no file")]
-    if not gone or not path.is_file(): return
-    lost = [a for a in load_manifest(path).get("address", pd.Series(dtype=str)).dropna() if "://" not in a and not (project_root()/a).is_file()]
-    if lost: raise UserError(f"{len(lost)} clips were made of files that are gone, and would be lost: {gone[0]}; put the files back, or take their rows out of {Path(profile.rows).name}.")
+def _lost(given, profile): # -> a sentence, if there is anything
+    "Which clips a build would throw away because their originals are no longer where they were."
+    path, gone = manifest_dir(profile)/"clips.csv", given[given.reason.str.startswith("there is no file")]
+    if gone.empty or not path.is_file(): return ""
+    lost = [r for r in load_manifest(path).itertuples() if r.caption in set(gone.caption) and "://" not in r.address and not (project_root()/r.address).is_file()]
+    return f"{len(lost)} of the clips there are were made of files that are gone, and would be lost: {gone[gone.caption == lost[0].caption].reason.iloc[0]}; put the files back, or take their rows out of {Path(profile.rows).name}." if lost else ""
 
 def _settings(profile):
     "The fields that a build depends on."

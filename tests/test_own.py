@@ -279,8 +279,9 @@ def test_build_go_on_rebuild_export(command, home, mine, films):
 
 def test_originals_moved_away(command, home, mine):
     "What was made of films that are gone is kept: lessons go on with it, and a build says what would be lost; a clip damaged at its size is made again."
-    table = csv_of(mine, "path,caption\n" + "\n".join(f"films/{n}.mp4,There is {n} in it." for n in NAMES))
-    assert command("dataset", "build", "--from", table, "--like", "smoke")[0] == 0
+    table = csv_of(mine, "path,caption\n" + "\n".join([f"films/{n}.mp4,There is {n} in it." for n in NAMES] + ["films/none.mp4,It was never there."]))
+    code, out, err = command("dataset", "build", "--from", table, "--like", "smoke")
+    assert code == 0 and out.startswith("5 clips kept of 6 rows tried") and "there is no file 'films/none.mp4'" in out
     P, clip = get_profile("my"), Path(load_manifest(get_profile("my")).path[0])
     whole = clip.read_bytes()
     clip.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
@@ -288,7 +289,7 @@ def test_originals_moved_away(command, home, mine):
     assert command("dataset", "build", "-p", "my")[0] == 0 and clip.read_bytes() == whole and command("dataset", "verify", "-p", "my")[0] == 0
     manifest = (home/"data_manifest"/"my"/"clips.csv").read_bytes()
     (mine/"films"/"dog.mp4").rename(mine/"dog.mp4")
-    assert len(build_dataset(P, progress=False)) == 5 and command("dataset", "verify", "-p", "my")[0] == 0
+    assert (build_dataset(P, progress=False).status == "kept").sum() == 5 and command("dataset", "verify", "-p", "my")[0] == 0
     code, out, err = command("dataset", "build", "-p", "my")
     assert code == 2 and "(row 2 of my.csv)" in err and "put the files back" in err and err.count("\n") == 1
     assert clip.read_bytes() == whole and (home/"data_manifest"/"my"/"clips.csv").read_bytes() == manifest
