@@ -4,12 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fault_site import FAULTS, FILMS, MANNERS, fault_of, row, rows, serve_faults
+from fault_site import FAULTS, MANNERS, fault_of, row, rows, serve_faults
 
 from frames_matter import dataset, fetch
 from frames_matter.core import UserError, data_dir, find_ffmpeg, get_profile, manifest_dir
 from frames_matter.dataset import VideoCaptionDataset, build_dataset, cut_clip, load_manifest, rotted, verify
-from frames_matter.ledger import Ledger, read_facts, read_states
+from frames_matter.ledger import Ledger, read_states
 from frames_matter.loopback import serve_folder
 
 GOOD = [f"good{i}" for i in range(6)]

@@ -1,6 +1,5 @@
 """One fetch from a site that misbehaves in every way: how it ends, how often it asked, what it left on disk; and sections of long videos, which must be the whole's own frames."""
 import io, os, subprocess, threading
-from pathlib import Path
 
 import pandas as pd
 import pytest

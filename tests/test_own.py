@@ -1,5 +1,5 @@
 "Clips of one's own: what is read, what is refused and in which words, and what a tar may not do."
-import io, json, os, shutil, tarfile
+import io, json, shutil, tarfile
 from pathlib import Path
 
 import ffmpeg
