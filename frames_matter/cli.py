@@ -223,6 +223,12 @@ def _package(name, distribution):
     import_module(name)
     return metadata.version(distribution)
 
+def _decord():
+    from importlib import metadata
+    from frames_matter.frames import load_decord
+    load_decord()
+    return metadata.version("decord2")
+
 def _disk(need=2.0):
     free = shutil.disk_usage(project_root()).free/1e9
     if free < need: raise UserError(f"{free:.1f} GB free in {project_root()}, {need:.0f} GB wanted; free some, or set FRAMES_MATTER_HOME to a folder on a larger disk.")
@@ -246,7 +252,7 @@ def _port():
         return f"127.0.0.1:{s.getsockname()[1]} can be served"
 
 CHECKS = {"python": (_python, ""), "torch": (_torch, "pip install torch"), "device": (_device, ""),
-          "decord": (lambda: _package("decord", "decord2"), "pip install decord2"),
+          "decord": (_decord, "pip install decord2"),
           "yt-dlp": (lambda: _package("yt_dlp", "yt-dlp"), "pip install yt-dlp"),
           "script": (_javascript, ""), "ffmpeg": (_ffmpeg, "pip install imageio-ffmpeg"), "disk": (_disk, ""),
           "folder": (_writable, "make the folder writable or set FRAMES_MATTER_HOME"),

@@ -2,7 +2,10 @@
 import ast, configparser, re, subprocess, sys
 from importlib import metadata
 
+import ffmpeg
 import pytest
+
+from frames_matter.core import find_ffmpeg
 
 try: import tomllib
 except ModuleNotFoundError: import tomli as tomllib
@@ -69,6 +72,37 @@ def test_help_needs_no_notebook_tools(tmp_path):
 def test_report_needs_no_torch(tmp_path, module):
     done = python(f"import sys, frames_matter.{module}; print([m for m in sys.modules if m.split('.')[0] == 'torch'])", tmp_path)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+ORDER = """
+import importlib.abc, sys
+class Watch(importlib.abc.MetaPathFinder):
+    "Stops when decord is imported and torch is not yet there."
+    def find_spec(self, name, path=None, target=None):
+        if name == "decord": assert "torch" in sys.modules, "decord is imported before torch"
+sys.meta_path.insert(0, Watch())
+import {module}
+assert "decord" not in sys.modules, "importing {module} imports decord"
+from frames_matter.frames import read_frames
+assert read_frames({film!r}, [0]).shape[0] == 1 and "decord" in sys.modules
+"""
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    "A second of video."
+    path = tmp_path_factory.mktemp("film")/"film.mp4"
+    source = ffmpeg.input("testsrc=s=64x48:r=5:d=1", f="lavfi")
+    source.output(str(path), vcodec="libx264", pix_fmt="yuv420p").global_args("-v", "error").run(cmd=find_ffmpeg())
+    return str(path)
+
+@pytest.mark.parametrize("module", ["frames", "sampling", "dataset", "own", "cli", "report", "viclip", "frame_lab"])
+def test_decord_is_imported_after_torch_whatever_is_imported_first(film, tmp_path, module):
+    "decord preloads every library beside torch's CUDA build, NVBLAS among them, which kills torch if torch was not there first."
+    done = python(ORDER.format(module=f"frames_matter.{module}", film=film), tmp_path)
+    assert done.returncode == 0, done.stderr
+
+def test_one_place_imports_decord(root):
+    importing = [name for name, s in sources(root).items() if re.search(r"^\s*(import|from) decord\b", s, re.M)]
+    assert importing == ["frames"]
 
 # --- the source ---
 
