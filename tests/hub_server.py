@@ -6,56 +6,83 @@
 What it speaks: the resolve endpoint (HEAD and GET; X-Repo-Commit, ETag, X-Linked-Size and X-Linked-Etag), large files redirected to a second host, whose requests must carry
 no token, byte ranges, repositories that moved, 401, 403 and 404 with the hub's X-Error-Code, and the parts of the API that list a repository.
 """
-import contextlib, hashlib, json, re, threading
+
+import contextlib
+import hashlib
+import json
+import re
+import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from frames_matter.loopback import parse_range
+from frames_matter.data.loopback import parse_range
 
 COMMIT = "5f4dcc3b5aa765d61d8327deb882cf9900000001"
 CHUNK = 1 << 20
 
+
 @dataclass
 class Hub:
     "What is served, how it misbehaves, and what was asked for."
-    files: dict                                  # "owner/repository/path", or "datasets/owner/repository/path" -> Path or bytes
-    gated: frozenset = frozenset()               # "owner/repository": terms must be accepted
-    token: str = ""                              # the one token that is valid; it has access to what is gated
-    stranger: str = ""                           # another valid token, whose account has accepted no terms
-    cut: dict = field(default_factory=dict)      # file's name -> bytes after which the connection breaks, counted down in `cuts_left`
-    cuts_left: int = 1                           # connections that break, for each file
-    moved: dict = field(default_factory=dict)    # old "owner/repository" -> new
-    revisions: tuple = ("main",)                 # names of the commit
-    broken: int = 0                              # a status that every request gets, if not 0
-    at: dict = field(default_factory=dict)       # beginning of a name in `files` -> the one revision that such files are in; others are in every revision
-    large: int = 1000                            # bytes from which a file is redirected to the second host
+
+    files: dict  # "owner/repository/path", or "datasets/owner/repository/path" -> Path or bytes
+    gated: frozenset = frozenset()  # "owner/repository": terms must be accepted
+    token: str = ""  # the one token that is valid; it has access to what is gated
+    stranger: str = ""  # another valid token, whose account has accepted no terms
+    cut: dict = field(
+        default_factory=dict
+    )  # file's name -> bytes after which the connection breaks, counted down in `cuts_left`
+    cuts_left: int = 1  # connections that break, for each file
+    moved: dict = field(default_factory=dict)  # old "owner/repository" -> new
+    revisions: tuple = ("main",)  # names of the commit
+    broken: int = 0  # a status that every request gets, if not 0
+    at: dict = field(
+        default_factory=dict
+    )  # beginning of a name in `files` -> the one revision that such files are in; others are in every revision
+    large: int = 1000  # bytes from which a file is redirected to the second host
     commit: str = COMMIT
-    requests: list = field(default_factory=list) # (method, path, has a token, Range header) of every request
+    requests: list = field(default_factory=list)  # (method, path, has a token, Range header) of every request
     url: str = ""
 
-    def env(self, home): # of a process whose client asks this hub and keeps its cache in `home`
+    def env(self, home):  # of a process whose client asks this hub and keeps its cache in `home`
         "Environment variables for the client. Proxies and tokens of this machine are kept out."
-        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "", "HF_HUB_OFFLINE": "", "NO_PROXY": "*", "no_proxy": "*", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": "",
+            "HF_HUB_OFFLINE": "",
+            "NO_PROXY": "*",
+            "no_proxy": "*",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
 
-    def asked(self, method, ending): # number of requests
+    def asked(self, method, ending):  # number of requests
         return sum(m == method and urlsplit(p).path.endswith(ending) for m, p, *_ in self.requests)
 
-def _size(content): return len(content) if isinstance(content, bytes) else Path(content).stat().st_size
+
+def _size(content):
+    return len(content) if isinstance(content, bytes) else Path(content).stat().st_size
+
 
 def _digest(content):
     sha = hashlib.sha256()
-    if isinstance(content, bytes): sha.update(content)
+    if isinstance(content, bytes):
+        sha.update(content)
     else:
         with open(content, "rb") as f:
-            while part := f.read(CHUNK): sha.update(part)
+            while part := f.read(CHUNK):
+                sha.update(part)
     return sha.hexdigest()
+
 
 def _parts(content, first, last):
     "The bytes from `first` to `last`, both included, a piece at a time."
-    if isinstance(content, bytes): yield content[first:last + 1]
+    if isinstance(content, bytes):
+        yield content[first : last + 1]
     else:
         with open(content, "rb") as f:
             f.seek(first)
@@ -64,43 +91,73 @@ def _parts(content, first, last):
                 left -= len(part)
                 yield part
 
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *args): pass
-    def do_HEAD(self): self._route(body=False)
-    def do_GET(self): self._route(body=True)
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self._route(body=False)
+
+    def do_GET(self):
+        self._route(body=True)
 
     def do_POST(self):
         self.posted = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._route(body=True)
 
     def _route(self, body):
-        hub, path = self.server.hub, urlsplit(self.path).path # a revision may have slashes, which the client escapes
+        hub, path = self.server.hub, urlsplit(self.path).path  # a revision may have slashes, which the client escapes
         bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        if not path.startswith("/api/agent-harnesses"): hub.requests.append((self.command, self.path, bool(bearer), self.headers.get("Range"))) # the client asks it about itself
-        if hub.broken: return self._refuse(hub.broken, "", "the hub is broken")
+        if not path.startswith("/api/agent-harnesses"):
+            hub.requests.append(
+                (self.command, self.path, bool(bearer), self.headers.get("Range"))
+            )  # the client asks it about itself
+        if hub.broken:
+            return self._refuse(hub.broken, "", "the hub is broken")
         if path.startswith("/cdn/"):
             path = unquote(path)
-            if bearer: return self._refuse(400, "", "a token was sent to the second host")
+            if bearer:
+                return self._refuse(400, "", "a token was sent to the second host")
             return self._send(path.removeprefix("/cdn/"), body)
-        if m := re.fullmatch(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)", path):
-            if self._may(m["kind"] or "", m["repo"], unquote(m["revision"]), bearer, path): self._resolve(m["kind"] or "", m["repo"], unquote(m["revision"]), unquote(m["name"]), body)
-        elif m := re.fullmatch(r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(/(?P<under>.*))?)?", path):
+        if m := re.fullmatch(
+            r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)", path
+        ):
+            if self._may(m["kind"] or "", m["repo"], unquote(m["revision"]), bearer, path):
+                self._resolve(m["kind"] or "", m["repo"], unquote(m["revision"]), unquote(m["name"]), body)
+        elif m := re.fullmatch(
+            r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(/(?P<under>.*))?)?",
+            path,
+        ):
             kind = "datasets/" if m["kind"] == "datasets" else ""
-            if self._may(kind, m["repo"], unquote(m["revision"] or "main"), bearer, path): self._list(kind, m["repo"], m["what"], unquote(m["revision"] or "main"), unquote(m["under"] or ""))
-        else: self._refuse(404, "", f"no such page: {path}")
+            if self._may(kind, m["repo"], unquote(m["revision"] or "main"), bearer, path):
+                self._list(kind, m["repo"], m["what"], unquote(m["revision"] or "main"), unquote(m["under"] or ""))
+        else:
+            self._refuse(404, "", f"no such page: {path}")
 
     def _may(self, kind, repo, revision, bearer, path):
         "Whether the request may go on; if not, it has been answered."
         hub = self.server.hub
-        if repo in hub.moved: return self._say(307, Location=path.replace(repo, hub.moved[repo], 1))
-        if bearer and bearer not in (hub.token, hub.stranger): return self._refuse(401, "", "Invalid credentials in Authorization header")
+        if repo in hub.moved:
+            return self._say(307, Location=path.replace(repo, hub.moved[repo], 1))
+        if bearer and bearer not in (hub.token, hub.stranger):
+            return self._refuse(401, "", "Invalid credentials in Authorization header")
         if not any(name.startswith(f"{kind}{repo}/") for name in hub.files):
-            return self._refuse(404, "RepoNotFound", "Repository not found") if bearer else self._refuse(401, "", "Invalid username or password.")
+            return (
+                self._refuse(404, "RepoNotFound", "Repository not found")
+                if bearer
+                else self._refuse(401, "", "Invalid username or password.")
+            )
         if repo in hub.gated and bearer != hub.token:
-            return self._refuse(403 if bearer else 401, "GatedRepo", f"Access to {repo} is restricted. Visit {hub.url}/{kind}{repo} to ask for access.")
-        if revision not in (*hub.revisions, hub.commit): return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}", **{"X-Repo-Commit": ""})
+            return self._refuse(
+                403 if bearer else 401,
+                "GatedRepo",
+                f"Access to {repo} is restricted. Visit {hub.url}/{kind}{repo} to ask for access.",
+            )
+        if revision not in (*hub.revisions, hub.commit):
+            return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}", **{"X-Repo-Commit": ""})
         return True
 
     def _there(self, key, revision):
@@ -112,73 +169,132 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, kind, repo, revision, name, body):
         hub, key = self.server.hub, f"{kind}{repo}/{name}"
         commit = {"X-Repo-Commit": hub.commit}
-        if not self._there(key, revision): return self._refuse(404, "EntryNotFound", "Entry not found", **commit)
+        if not self._there(key, revision):
+            return self._refuse(404, "EntryNotFound", "Entry not found", **commit)
         size = _size(hub.files[key])
-        if size < hub.large: return self._send(key, body, **commit)
-        self._say(302, Location=f"http://localhost:{self.server.server_port}/cdn/{key}", **{"X-Linked-Size": size, "X-Linked-Etag": f'"{self.server.digest(key)}"'}, **commit)
+        if size < hub.large:
+            return self._send(key, body, **commit)
+        self._say(
+            302,
+            Location=f"http://localhost:{self.server.server_port}/cdn/{key}",
+            **{"X-Linked-Size": size, "X-Linked-Etag": f'"{self.server.digest(key)}"'},
+            **commit,
+        )
 
     def _send(self, key, body, **headers):
         hub, content = self.server.hub, self.server.hub.files[key]
         size = _size(content)
-        try: span = parse_range(self.headers.get("Range"), size)
-        except ValueError: return self._say(416, **{"Content-Range": f"bytes */{size}"})
+        try:
+            span = parse_range(self.headers.get("Range"), size)
+        except ValueError:
+            return self._say(416, **{"Content-Range": f"bytes */{size}"})
         first, last = span or (0, size - 1)
-        if span: headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-        self._say(206 if span else 200, last - first + 1, ETag=f'"{self.server.digest(key)}"', **{"Accept-Ranges": "bytes"}, **headers)
-        if not body: return
+        if span:
+            headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+        self._say(
+            206 if span else 200,
+            last - first + 1,
+            ETag=f'"{self.server.digest(key)}"',
+            **{"Accept-Ranges": "bytes"},
+            **headers,
+        )
+        if not body:
+            return
         name = key.rpartition("/")[2]
         breaks = self.server.cuts[key] < hub.cuts_left and hub.cut.get(name)
-        if breaks: last, self.close_connection = min(last, first + breaks - 1), True
+        if breaks:
+            last, self.close_connection = min(last, first + breaks - 1), True
         self.server.cuts[key] += bool(breaks)
         with contextlib.suppress(ConnectionError):
-            for part in _parts(content, first, last): self.wfile.write(part)
+            for part in _parts(content, first, last):
+                self.wfile.write(part)
 
     def _list(self, kind, repo, what, revision, under):
         hub = self.server.hub
         prefix = f"{kind}{repo}/"
-        names = sorted(k.removeprefix(prefix) for k in hub.files if k.startswith(f"{prefix}{under}/" if under else prefix) and self._there(k, revision))
-        if under and not names: return self._refuse(404, "EntryNotFound", f"{under} does not exist on {revision}", **{"X-Repo-Commit": hub.commit})
+        names = sorted(
+            k.removeprefix(prefix)
+            for k in hub.files
+            if k.startswith(f"{prefix}{under}/" if under else prefix) and self._there(k, revision)
+        )
+        if under and not names:
+            return self._refuse(
+                404, "EntryNotFound", f"{under} does not exist on {revision}", **{"X-Repo-Commit": hub.commit}
+            )
+
         def entry(name):
             size, sha = _size(hub.files[prefix + name]), self.server.digest(prefix + name)
-            return {"type": "file", "path": name, "size": size, "oid": sha[:40]} | ({"lfs": {"oid": sha, "size": size, "pointerSize": 134}} if size >= hub.large else {})
+            return {"type": "file", "path": name, "size": size, "oid": sha[:40]} | (
+                {"lfs": {"oid": sha, "size": size, "pointerSize": 134}} if size >= hub.large else {}
+            )
+
         if what == "paths-info":
-            asked = json.loads(self.posted)["paths"] if self.headers.get("Content-Type", "").startswith("application/json") else [unquote(p.partition("=")[2]) for p in self.posted.decode().split("&") if p.startswith("paths=")]
-            answer = [entry(n) for n in names if n in asked] + [{"type": "directory", "path": a, "oid": "0"*40} for a in asked if any(n.startswith(f"{a}/") for n in names)]
+            asked = (
+                json.loads(self.posted)["paths"]
+                if self.headers.get("Content-Type", "").startswith("application/json")
+                else [unquote(p.partition("=")[2]) for p in self.posted.decode().split("&") if p.startswith("paths=")]
+            )
+            answer = [entry(n) for n in names if n in asked] + [
+                {"type": "directory", "path": a, "oid": "0" * 40}
+                for a in asked
+                if any(n.startswith(f"{a}/") for n in names)
+            ]
         elif what == "tree":
             deep = "recursive=true" in urlsplit(self.path).query.lower()
-            answer = [entry(n) for n in names if deep or "/" not in n[len(under) + bool(under):]]
-        else: answer = {"id": repo, "sha": hub.commit, "private": False, "gated": "manual" if repo in hub.gated else False, "tags": [], "siblings": [{"rfilename": n} for n in names]}
+            answer = [entry(n) for n in names if deep or "/" not in n[len(under) + bool(under) :]]
+        else:
+            answer = {
+                "id": repo,
+                "sha": hub.commit,
+                "private": False,
+                "gated": "manual" if repo in hub.gated else False,
+                "tags": [],
+                "siblings": [{"rfilename": n} for n in names],
+            }
         self._say(200, body=json.dumps(answer).encode(), **{"Content-Type": "application/json"})
 
     def _refuse(self, status, code, message, **headers):
-        self._say(status, body=json.dumps({"error": message}).encode(), **({"X-Error-Code": code} if code else {}), **{"X-Error-Message": message, "Content-Type": "application/json"}, **headers)
+        self._say(
+            status,
+            body=json.dumps({"error": message}).encode(),
+            **({"X-Error-Code": code} if code else {}),
+            **{"X-Error-Message": message, "Content-Type": "application/json"},
+            **headers,
+        )
 
     def _say(self, status, length=0, body=b"", **headers):
         self.send_response(status)
         for name, value in {"Content-Length": length or len(body), **headers}.items():
-            if value != "": self.send_header(name, str(value))
+            if value != "":
+                self.send_header(name, str(value))
         self.end_headers()
-        if body and self.command != "HEAD": self.wfile.write(body)
+        if body and self.command != "HEAD":
+            self.wfile.write(body)
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 64
 
     def digest(self, key):
-        content = self.hub.files[key] # which a test may change
-        if self.digests.get(key, (None,))[0] is not content: self.digests[key] = content, _digest(content)
+        content = self.hub.files[key]  # which a test may change
+        if self.digests.get(key, (None,))[0] is not content:
+            self.digests[key] = content, _digest(content)
         return self.digests[key][1]
 
+
 @contextlib.contextmanager
-def serve_hub(files: dict, # "owner/repository/path" or "datasets/owner/repository/path" -> Path or bytes
-              **how, # fields of `Hub`
-             ): # yields the Hub, whose `url` is its address
+def serve_hub(
+    files: dict,  # "owner/repository/path" or "datasets/owner/repository/path" -> Path or bytes
+    **how,  # fields of `Hub`
+):  # yields the Hub, whose `url` is its address
     "Serve a hub on a free port of this machine while the block runs."
     server = _Server(("127.0.0.1", 0), _Handler)
     server.hub = Hub(files, **how, url=f"http://127.0.0.1:{server.server_port}")
     server.digests, server.cuts = {}, defaultdict(int)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    try: yield server.hub
+    try:
+        yield server.hub
     finally:
         server.shutdown()
         server.server_close()

@@ -1,5 +1,9 @@
 "The command line as a process: help, exit codes, one line for what the user can put right."
-import os, re, subprocess, sys
+
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,71 +11,137 @@ import pytest
 from frames_matter.cli import run_command
 
 COMMAND = Path(sys.executable).with_name("frames-matter")
-COMMANDS = ["dataset select", "dataset build", "dataset verify", "dataset export", "reproduce", "report", "pretrain", "bench", "doctor"]
+COMMANDS = [
+    "dataset select",
+    "dataset build",
+    "dataset verify",
+    "dataset export",
+    "reproduce",
+    "report",
+    "pretrain",
+    "bench",
+    "doctor",
+]
+
 
 @pytest.fixture
 def call(tmp_path):
     def run(line, **env):
-        return subprocess.run([COMMAND, *line.split()], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                              env={**os.environ, "FRAMES_MATTER_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **env})
+        return subprocess.run(
+            [COMMAND, *line.split()],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "FRAMES_MATTER_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **env},
+        )
+
     return run
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, capsys):
     "The same within this process, for many calls."
     monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+
     def run(line):
         code = run_command(line.split())
         return subprocess.CompletedProcess(line, code, *capsys.readouterr())
+
     return run
+
 
 def assert_one_line(done, *said):
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stdout + done.stderr, done.stderr
-    for text in said: assert text in done.stderr
+    for text in said:
+        assert text in done.stderr
+
 
 @pytest.mark.parametrize("command", ["", "dataset"] + COMMANDS)
 def test_help(call, command):
     done = call(f"{command} --help")
     assert done.returncode == 0 and "Usage: frames-matter" in done.stdout
-    if command in COMMANDS: assert f"  frames-matter {command}" in done.stdout.split("Example")[1]
+    if command in COMMANDS:
+        assert f"  frames-matter {command}" in done.stdout.split("Example")[1]
 
-@pytest.mark.parametrize("command", ["dataset select", "dataset build", "dataset verify", "dataset export --to out", "reproduce", "report"])
-def test_unknown_profile(call, command): assert_one_line(call(f"{command} --profile maxi"), "'maxi'", "smoke, mini, mini1000, internvid")
+
+@pytest.mark.parametrize(
+    "command", ["dataset select", "dataset build", "dataset verify", "dataset export --to out", "reproduce", "report"]
+)
+def test_unknown_profile(call, command):
+    assert_one_line(call(f"{command} --profile maxi"), "'maxi'", "smoke, mini, mini1000, internvid")
+
 
 @pytest.mark.parametrize("command", ["reproduce", "dataset build"])
 @pytest.mark.parametrize("override, said", [("epoch=3", "epochs_first"), ("k=[]", "must be int"), ("k", "FIELD=VALUE")])
-def test_bad_override(call, command, override, said): assert_one_line(call(f"{command} -o {override}"), said)
+def test_bad_override(call, command, override, said):
+    assert_one_line(call(f"{command} -o {override}"), said)
+
 
 @pytest.mark.parametrize("line", ["bild", "dataset bild", "report --seed 1", "bench speed", "report extra"])
-def test_bad_usage(call, line): assert_one_line(call(line))
+def test_bad_usage(call, line):
+    assert_one_line(call(line))
+
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe" * 40, b"clip_id,youtube_id\na,b\n"])
 def test_unreadable_manifest(call, tmp_path, content):
-    folder = tmp_path/"data_manifest"/"smoke"
+    folder = tmp_path / "data_manifest" / "smoke"
     folder.mkdir(parents=True)
-    (folder/"clips.csv").write_bytes(content)
+    (folder / "clips.csv").write_bytes(content)
     assert_one_line(call("dataset verify --profile smoke"), "clips.csv")
 
-def test_absent_manifest(call): assert_one_line(call("dataset verify --profile smoke"), "clips.csv")
 
-@pytest.mark.parametrize("line, said", [("dataset build --from nothing.csv", "nothing at"), ("dataset build --from my.csv", "no column path or url"), ("dataset build --from films", "holds no videos"), ("dataset build --from my.csv -p mini", "give one of them"),
-    ("dataset build --from my.csv --from-manifest my.csv", "give one of them"), ("dataset build --name mine", "--from or --from-manifest"), ("dataset build --like smoke", "--from or --from-manifest"), ("dataset build --from films --name my/films", "cannot be a profile's name"),
-    ("dataset build --from my.csv --name mini", "comes with the package"), ("dataset build --from my.csv --like maxi", "smoke, mini"), ("dataset build --from my.csv --engine spark", "threads, ray"), ("dataset build -p smoke --engine spark", "threads, ray"),
-    ("dataset build --from-manifest nothing.csv", "no manifest at"), ("dataset export", "--to"), ("dataset export --to out", "clips.csv"), ("dataset export --to out --format zip -p smoke", "webdataset, datasets"), ("reproduce --data mine", "'mine'"), ("reproduce -p mini --data mine", "give one of them"), ("dataset select -p mine", "'mine'")])
+def test_absent_manifest(call):
+    assert_one_line(call("dataset verify --profile smoke"), "clips.csv")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("dataset build --from nothing.csv", "nothing at"),
+        ("dataset build --from my.csv", "no column path or url"),
+        ("dataset build --from films", "holds no videos"),
+        ("dataset build --from my.csv -p mini", "give one of them"),
+        ("dataset build --from my.csv --from-manifest my.csv", "give one of them"),
+        ("dataset build --name mine", "--from or --from-manifest"),
+        ("dataset build --like smoke", "--from or --from-manifest"),
+        ("dataset build --from films --name my/films", "cannot be a profile's name"),
+        ("dataset build --from my.csv --name mini", "comes with the package"),
+        ("dataset build --from my.csv --like maxi", "smoke, mini"),
+        ("dataset build --from my.csv --engine spark", "threads, ray"),
+        ("dataset build -p smoke --engine spark", "threads, ray"),
+        ("dataset build --from-manifest nothing.csv", "no manifest at"),
+        ("dataset export", "--to"),
+        ("dataset export --to out", "clips.csv"),
+        ("dataset export --to out --format zip -p smoke", "webdataset, datasets"),
+        ("reproduce --data mine", "'mine'"),
+        ("reproduce -p mini --data mine", "give one of them"),
+        ("dataset select -p mine", "'mine'"),
+    ],
+)
 def test_clips_of_ones_own(here, tmp_path, line, said):
     "What the command line is given amiss; nothing is left behind."
-    (tmp_path/"films").mkdir()
-    (tmp_path/"my.csv").write_text("file,caption\na.mp4,A dog.\n")
+    (tmp_path / "films").mkdir()
+    (tmp_path / "my.csv").write_text("file,caption\na.mp4,A dog.\n")
     assert_one_line(here(line), said)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["films", "my.csv"]
 
+
 def test_a_damaged_registration_is_one_line(here, tmp_path):
-    (tmp_path/"data_manifest"/"mine").mkdir(parents=True)
-    for content in ("{", "[]", '{"like": "maxi", "fields": {}}', '{"like": ["mini"], "fields": {}}', '{"like": "mini", "fields": {"k": "8"}}', '{"like": "mini", "fields": {"colour": 1}}'):
-        (tmp_path/"data_manifest"/"mine"/"profile.json").write_text(content)
+    (tmp_path / "data_manifest" / "mine").mkdir(parents=True)
+    for content in (
+        "{",
+        "[]",
+        '{"like": "maxi", "fields": {}}',
+        '{"like": ["mini"], "fields": {}}',
+        '{"like": "mini", "fields": {"k": "8"}}',
+        '{"like": "mini", "fields": {"colour": 1}}',
+    ):
+        (tmp_path / "data_manifest" / "mine" / "profile.json").write_text(content)
         assert_one_line(here("dataset verify -p mine"), "profile.json is damaged", "register mine again")
+
 
 def test_doctor_tells_one_line_a_check(call):
     done = call("doctor")
@@ -79,10 +149,12 @@ def test_doctor_tells_one_line_a_check(call):
     lines = done.stdout.splitlines()
     assert len(lines) >= 8 and all(re.match(r"ok  \S+", line) for line in lines)
 
+
 def test_a_failing_lesson_is_one_line(call, tmp_path):
     from test_reproduce import notebook
-    (tmp_path/"nbs"/"lessons").mkdir(parents=True)
-    notebook(tmp_path/"nbs"/"lessons"/"01_a.ipynb", "raise OSError('no such clip')")
+
+    (tmp_path / "nbs" / "lessons").mkdir(parents=True)
+    notebook(tmp_path / "nbs" / "lessons" / "01_a.ipynb", "raise OSError('no such clip')")
     done = call("reproduce --profile smoke")
     assert_one_line(done, "Lesson 01_a failed with OSError: no such clip", "01_a.failed.ipynb")
     assert "[1/1] 01_a" in done.stdout

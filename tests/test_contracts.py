@@ -1,102 +1,173 @@
 "The names and behaviour that others call, against the reference answers in ../shared where they are there."
-import dataclasses, inspect, json
+
+import dataclasses
+import inspect
+import json
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
-from frames_matter.core import PROFILES, UserError
+from frames_matter.base.errors import UserError
+from frames_matter.base.profiles import PROFILES
 
 # --- the model ---
 
-FIELDS = ("image_size patch_size vision_width vision_layers vision_heads embed_dim num_frames "
-          "context_length vocab_size text_width text_heads text_layers").split()
+FIELDS = [
+    "image_size",
+    "patch_size",
+    "vision_width",
+    "vision_layers",
+    "vision_heads",
+    "embed_dim",
+    "num_frames",
+    "context_length",
+    "vocab_size",
+    "text_width",
+    "text_heads",
+    "text_layers",
+]
+
 
 def golden(path):
     with safe_open(path, "pt") as f:
         tensors, metadata = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
-    return {k.removeprefix("io."): v for k, v in tensors.items() if k.startswith("io.")}, \
-           {k: v for k, v in tensors.items() if not k.startswith("io.")}, json.loads(metadata["config"])
+    return (
+        {k.removeprefix("io."): v for k, v in tensors.items() if k.startswith("io.")},
+        {k: v for k, v in tensors.items() if not k.startswith("io.")},
+        json.loads(metadata["config"]),
+    )
+
 
 def test_config_fields():
-    from frames_matter.viclip import ViCLIPConfig
+    from frames_matter.model.viclip import ViCLIPConfig
+
     assert {f.name for f in dataclasses.fields(ViCLIPConfig)} >= set(FIELDS)
+
 
 @pytest.mark.parametrize("name", "abc")
 def test_viclip_agrees_with_the_original(shared, name):
-    from frames_matter.viclip import ViCLIP, ViCLIPConfig
-    io, weights, config = golden(shared/"golden"/f"viclip_tiny_{name}.safetensors")
+    from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
+
+    io, weights, config = golden(shared / "golden" / f"viclip_tiny_{name}.safetensors")
     model = ViCLIP(ViCLIPConfig(**config))
     model.load_state_dict(weights, strict=True)
     model.eval()
     with torch.no_grad():
-        for inputs, encode, features in (("video", model.encode_video, "video_features"), ("one_frame", model.encode_video, "one_frame_features"),
-                                         ("tokens", model.encode_text, "text_features")):
+        for inputs, encode, features in (
+            ("video", model.encode_video, "video_features"),
+            ("one_frame", model.encode_video, "one_frame_features"),
+            ("tokens", model.encode_text, "text_features"),
+        ):
             assert (encode(io[inputs]) - io[features]).abs().max() <= 1e-4, inputs
+
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_loader_infers_the_configuration_from_shapes(shared, tmp_path, suffix):
     from safetensors.torch import save_file
-    from frames_matter.viclip import load_viclip
-    io, weights, config = golden(shared/"golden"/"viclip_tiny_c.safetensors")
-    path = tmp_path/f"weights{suffix}"
-    if suffix == ".pth": torch.save({"model": weights}, path)
-    else: save_file(weights, path)
+
+    from frames_matter.model.weights import load_viclip
+
+    io, weights, config = golden(shared / "golden" / "viclip_tiny_c.safetensors")
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": weights}, path)
+    else:
+        save_file(weights, path)
     model = load_viclip(str(path))
     assert not model.training and {k: getattr(model.config, k) for k in FIELDS} == config
-    with torch.no_grad(): assert (model.encode_video(io["video"]) - io["video_features"]).abs().max() <= 1e-4
+    with torch.no_grad():
+        assert (model.encode_video(io["video"]) - io["video_features"]).abs().max() <= 1e-4
+
 
 @pytest.mark.parametrize("name", "bl")
 def test_parameter_names_and_shapes_are_the_original_ones(shared, name):
-    from frames_matter.viclip import ViCLIP, ViCLIPConfig
-    listed = json.loads((shared/"viclip"/f"viclip_{name}_state_dict_shapes.json").read_text())
+    from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
+
+    listed = json.loads((shared / "viclip" / f"viclip_{name}_state_dict_shapes.json").read_text())
     listed = {k: list(v) for k, v in listed.get("shapes", listed).items()}
     width, layers, patch, text, embed = dict(b=(768, 12, 16, 512, 512), l=(1024, 24, 14, 768, 768))[name]
     with torch.device("meta"):
-        model = ViCLIP(ViCLIPConfig(image_size=224, patch_size=patch, vision_width=width, vision_layers=layers, vision_heads=width//64, embed_dim=embed,
-                                    num_frames=8, context_length=32, vocab_size=49408, text_width=text, text_heads=text//64, text_layers=12))
+        model = ViCLIP(
+            ViCLIPConfig(
+                image_size=224,
+                patch_size=patch,
+                vision_width=width,
+                vision_layers=layers,
+                vision_heads=width // 64,
+                embed_dim=embed,
+                num_frames=8,
+                context_length=32,
+                vocab_size=49408,
+                text_width=text,
+                text_heads=text // 64,
+                text_layers=12,
+            )
+        )
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == listed
 
+
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
-    from frames_matter.viclip import load_viclip
+    from frames_matter.model.weights import load_viclip
+
     class Evil:
-        def __reduce__(self): return (open, (str(tmp_path/"ran"), "w"))
-    torch.save({"model": Evil()}, tmp_path/"evil.pth")
-    with pytest.raises(UserError): load_viclip(str(tmp_path/"evil.pth"))
-    assert not (tmp_path/"ran").exists()
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError):
+        load_viclip(str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "ran").exists()
+
 
 @pytest.mark.parametrize("length", [32, 77])
 def test_tokenizer_agrees_with_clips(shared, length):
-    from frames_matter.viclip import clip_tokenizer
-    cases = json.loads((shared/"golden"/"clip_tokens.json").read_text())
-    tokenize = clip_tokenizer(shared/"viclip"/"bpe_simple_vocab_16e6.txt.gz")
+    from frames_matter.model.tokenizer import clip_tokenizer
+
+    cases = json.loads((shared / "golden" / "clip_tokens.json").read_text())
+    tokenize = clip_tokenizer(shared / "viclip" / "bpe_simple_vocab_16e6.txt.gz")
     ids = tokenize([c["caption"] for c in cases], context_length=length)
     assert ids.dtype == torch.int64 and ids.tolist() == [c[f"ids_{length}"] for c in cases]
 
+
 def test_preprocessing_agrees_within_one_grey_level(shared):
-    from frames_matter.sampling import sample_indices
-    from frames_matter.viclip import preprocess
-    with safe_open(shared/"golden"/"preprocess_56.safetensors", "pt") as f: frames, expected = f.get_tensor("frames_rgb"), f.get_tensor("expected")
+    from frames_matter.model.preprocessing import preprocess
+    from frames_matter.video.sampling import sample_indices
+
+    with safe_open(shared / "golden" / "preprocess_56.safetensors", "pt") as f:
+        frames, expected = f.get_tensor("frames_rgb"), f.get_tensor("expected")
     chosen = frames.numpy()[sample_indices("uniform", len(frames), 8)]
     out = preprocess(chosen, image_size=56)
-    assert out.dtype == torch.float32 and (out - expected).abs().max() <= 1/255/0.224 + 1e-6
+    assert out.dtype == torch.float32 and (out - expected).abs().max() <= 1 / 255 / 0.224 + 1e-6
+
 
 def test_nano_is_shipped():
-    from frames_matter.viclip import load_viclip
+    from frames_matter.model.weights import load_viclip
+
     model = load_viclip("nano")
-    with torch.no_grad(): out = model.encode_video(torch.zeros(2, PROFILES["mini"].k, 3, model.config.image_size, model.config.image_size))
+    with torch.no_grad():
+        out = model.encode_video(
+            torch.zeros(2, PROFILES["mini"].k, 3, model.config.image_size, model.config.image_size)
+        )
     assert out.shape == (2, model.config.embed_dim) and not model.training
+
 
 # --- losses and gap ---
 
-@pytest.fixture(scope="module")
-def losses(shared): return json.loads((shared/"golden"/"losses.json").read_text())
 
-def embeddings(case): return [torch.tensor(case[k], dtype=torch.float64, requires_grad=True) for k in ("video", "text")]
+@pytest.fixture(scope="module")
+def losses(shared):
+    return json.loads((shared / "golden" / "losses.json").read_text())
+
+
+def embeddings(case):
+    return [torch.tensor(case[k], dtype=torch.float64, requires_grad=True) for k in ("video", "text")]
+
 
 def test_losses_agree(losses):
-    from frames_matter.losses import hnac, infonce
+    from frames_matter.model.losses import hnac, infonce
+
     for case in losses:
         video, text = embeddings(case)
         assert infonce(video, text, case["temperature"]).item() == pytest.approx(case["infonce"], rel=1e-8, abs=1e-12)
@@ -106,75 +177,117 @@ def test_losses_agree(losses):
         for side, name in ((video, "video"), (text, "text")):
             np.testing.assert_allclose(side.grad.numpy(), case[f"hnac_grad_{name}"], rtol=1e-7, atol=1e-12)
 
+
 def test_gaps_agree(losses):
-    from frames_matter.gap import cosine_gap
+    from frames_matter.metrics.gap import cosine_gap
+
     for case in losses:
-        if len(case["video"]) < 2: continue
+        if len(case["video"]) < 2:
+            continue
         video, text = (torch.nn.functional.normalize(x.detach(), dim=-1) for x in embeddings(case))
         assert cosine_gap(text @ video.T, kind="mean") == pytest.approx(case["mean_gap"], rel=1e-8)
         assert cosine_gap(text @ video.T, kind="hardest") == pytest.approx(case["hardest_gap_v2t"], rel=1e-8)
 
+
 def test_defaults():
-    from frames_matter.losses import hnac, infonce
-    assert inspect.signature(infonce).parameters["temperature"].default == inspect.signature(hnac).parameters["temperature"].default == 0.07
+    from frames_matter.model.losses import hnac, infonce
+
+    assert (
+        inspect.signature(infonce).parameters["temperature"].default
+        == inspect.signature(hnac).parameters["temperature"].default
+        == 0.07
+    )
     assert inspect.signature(hnac).parameters["hard_negative_weight"].default == 0.5
+
 
 # --- frames ---
 
+
 def test_samplers_are_valid_for_every_length():
-    from frames_matter.sampling import SAMPLERS, sample_indices
+    from frames_matter.video.sampling import SAMPLERS, sample_indices
+
     assert list(SAMPLERS)[:5] == ["uniform", "mean", "keyframes", "weighted", "dropout"]
     for name in SAMPLERS:
-        if name == "mean": continue
+        if name == "mean":
+            continue
         for n in (1, 2, 3, 7, 8, 9, 15, 16, 31, 301):
             for k in (1, 4, 8):
                 found = sample_indices(name, n, k, seed=3)
                 assert found.shape == (k,) and found.dtype == np.int64, (name, n, k)
-                assert 0 <= found.min() and found.max() < n and (np.diff(found) >= 0).all(), (name, n, k, found)
+                assert found.min() >= 0 and found.max() < n and (np.diff(found) >= 0).all(), (name, n, k, found)
                 assert (found == sample_indices(name, n, k, seed=3)).all(), (name, n, k)
-    with pytest.raises(UserError, match="read_clip"): sample_indices("mean", 10)
-    with pytest.raises(UserError, match="uniform, mean"): sample_indices("last", 10)
+    with pytest.raises(UserError, match="read_clip"):
+        sample_indices("mean", 10)
+    with pytest.raises(UserError, match="uniform, mean"):
+        sample_indices("last", 10)
 
-@pytest.mark.parametrize("name", ["example1.mp4", "testsrc2_av1_10bit.mp4", "testsrc2_odd_height_and_width_vp9.mp4", "testsrc2_mpeg4.mp4", "h265_video.mp4", "test_non_zero_start.mp4"])
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "example1.mp4",
+        "testsrc2_av1_10bit.mp4",
+        "testsrc2_odd_height_and_width_vp9.mp4",
+        "testsrc2_mpeg4.mp4",
+        "h265_video.mp4",
+        "test_non_zero_start.mp4",
+    ],
+)
 @pytest.mark.parametrize("strategy", ["uniform", "mean"])
 def test_real_files_are_read(shared, name, strategy):
-    from frames_matter.frames import read_clip
-    frames = read_clip(shared/"clips"/name, strategy, k=8, size=56)
+    from frames_matter.video.frames import read_clip
+
+    frames = read_clip(shared / "clips" / name, strategy, k=8, size=56)
     assert frames.shape == (8, 56, 56, 3) and frames.dtype == np.uint8
     assert frames.std() > 0 or name == "testsrc2_mpeg4.mp4"  # its one frame is black
 
+
 def test_a_damaged_file_is_a_clear_error(shared):
-    from frames_matter.frames import read_clip
-    with pytest.raises(UserError, match="corrupted.mp4"): read_clip(shared/"clips"/"corrupted.mp4")
+    from frames_matter.video.frames import read_clip
+
+    with pytest.raises(UserError, match="corrupted.mp4"):
+        read_clip(shared / "clips" / "corrupted.mp4")
+
 
 # --- retrieval ---
+
 
 def slow_ranks(similarity, positives):
     "Rank of the true clip of each caption, by counting; ties at the average."
     ranks = []
     for row, true in zip(similarity, positives):
         above, equal = sum(x > row[true] for x in row), sum(x == row[true] for x in row)
-        ranks.append(1 + above + (equal - 1)/2)
+        ranks.append(1 + above + (equal - 1) / 2)
     return np.array(ranks)
+
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_metrics_agree_with_counting(ties):
-    from frames_matter.retrieval import retrieval_metrics
+    from frames_matter.metrics.retrieval import retrieval_metrics
+
     rng = np.random.default_rng(0)
     s = rng.integers(0, 5, (24, 24)).astype(float) if ties else rng.random((24, 24))
     found = retrieval_metrics(torch.tensor(s))
     for side, matrix in (("t2v", s), ("v2t", s.T)):
         ranks = slow_ranks(matrix, range(24))
-        for k in (1, 5, 10): assert found[f"{side}_r{k}"] == pytest.approx(100*(ranks <= k).mean()), (side, k)
-        assert found[f"{side}_mdr"] == pytest.approx(np.median(ranks)) and found[f"{side}_mnr"] == pytest.approx(ranks.mean())
+        for k in (1, 5, 10):
+            assert found[f"{side}_r{k}"] == pytest.approx(100 * (ranks <= k).mean()), (side, k)
+        assert found[f"{side}_mdr"] == pytest.approx(np.median(ranks)) and found[f"{side}_mnr"] == pytest.approx(
+            ranks.mean()
+        )
     assert found["rsum"] == pytest.approx(sum(found[f"{side}_r{k}"] for side in ("t2v", "v2t") for k in (1, 5, 10)))
 
+
 def test_a_constant_matrix_is_no_success_and_nan_is_an_error():
-    from frames_matter.retrieval import retrieval_metrics
+    from frames_matter.metrics.retrieval import retrieval_metrics
+
     assert retrieval_metrics(torch.ones(20, 20))["t2v_r1"] == 0
-    with pytest.raises(ValueError): retrieval_metrics(torch.full((4, 4), float("nan")))
+    with pytest.raises(ValueError):
+        retrieval_metrics(torch.full((4, 4), float("nan")))
+
 
 def test_positives_may_be_given():
-    from frames_matter.retrieval import retrieval_metrics
+    from frames_matter.metrics.retrieval import retrieval_metrics
+
     order = [2, 0, 1]
     assert retrieval_metrics(torch.eye(3)[order], positives=order)["t2v_r1"] == 100

@@ -2,29 +2,59 @@
 
 Real processes that meet on loopback (gloo on the CPU, where NCCL would stand on GPUs); gradients averaged by torch's DistributedDataParallel through accelerate.
 """
-import math, os, subprocess, sys
+
+import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from frames_matter import training
-from frames_matter.attention import CrossAttention
-from frames_matter.compute import data_parallel, group, join, share, spread
-from frames_matter.core import UserError, get_profile
-from frames_matter.fusion import FusionTransformer
-from frames_matter.training import PUBLISHED, SOUND, Pairs, Step, Training, encode_clips, fit
-from frames_matter.viclip import ViCLIP, ViCLIPConfig
+from frames_matter.base.errors import UserError
+from frames_matter.base.profiles import get_profile
+from frames_matter.model import training
+from frames_matter.model.compute import data_parallel, group, join, share, spread
+from frames_matter.model.heads import CrossAttention, FusionTransformer
+from frames_matter.model.training import PUBLISHED, SOUND, Pairs, Step, Training, encode_clips, fit
+from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
 
 pytest.importorskip("accelerate", reason="accelerate is not installed (extra `scale`)")
 
-SMALL = ViCLIPConfig(image_size=16, patch_size=8, vision_width=64, vision_layers=2, vision_heads=1, embed_dim=32, num_frames=2,
-                     context_length=16, vocab_size=50, text_width=64, text_heads=1, text_layers=1)
-HEADS = {"dual encoder": None, "cross-attention": CrossAttention, "fusion": lambda dim: FusionTransformer(dim, layers=2, dropout=0.0)}
-UNMASKED = {"sound": SOUND, "published": replace(PUBLISHED, train_mask_ratio=0.0)} # what is left is not random, so it can be compared
-CASES = [(head, loss, protocol, n) for head in HEADS for loss in ("infonce", "hnac") for protocol in UNMASKED for n in (8, 5, 1)
-         if not (head == "dual encoder" and protocol == "published")]
+SMALL = ViCLIPConfig(
+    image_size=16,
+    patch_size=8,
+    vision_width=64,
+    vision_layers=2,
+    vision_heads=1,
+    embed_dim=32,
+    num_frames=2,
+    context_length=16,
+    vocab_size=50,
+    text_width=64,
+    text_heads=1,
+    text_layers=1,
+)
+HEADS = {
+    "dual encoder": None,
+    "cross-attention": CrossAttention,
+    "fusion": lambda dim: FusionTransformer(dim, layers=2, dropout=0.0),
+}
+UNMASKED = {
+    "sound": SOUND,
+    "published": replace(PUBLISHED, train_mask_ratio=0.0),
+}  # what is left is not random, so it can be compared
+CASES = [
+    (head, loss, protocol, n)
+    for head in HEADS
+    for loss in ("infonce", "hnac")
+    for protocol in UNMASKED
+    for n in (8, 5, 1)
+    if not (head == "dual encoder" and protocol == "published")
+]
+
 
 def model_and_data(head, n, dtype=torch.float64):
     torch.manual_seed(0)
@@ -32,28 +62,37 @@ def model_and_data(head, n, dtype=torch.float64):
     nn.init.normal_(model.vision_encoder.temporal_positional_embedding, std=0.02)
     return model, head, torch.randn(n, 2, 3, 16, 16, dtype=dtype), torch.randn(n, 32, dtype=dtype)
 
-def step_once(head, loss, protocol, n): # -> loss, gradients by name
+
+def step_once(head, loss, protocol, n):  # -> loss, gradients by name
     "What one process of a run finds for a batch of n pairs."
     model, head, video, text = model_and_data(head, n)
     model.text_encoder.requires_grad_(False), model.temp.requires_grad_(False)
     step = data_parallel(Step(model, head, Training(loss=loss), UNMASKED[protocol]))
     value = step(video[share(n)], text)
     value.backward()
-    return value.item(), {name.removeprefix("module."): p.grad for name, p in step.named_parameters() if p.requires_grad}
+    return value.item(), {
+        name.removeprefix("module."): p.grad for name, p in step.named_parameters() if p.requires_grad
+    }
 
-def fit_once(head): # -> curves, parameters
+
+def fit_once(head):  # -> curves, parameters
     "Two epochs of three batches, the last of a single pair."
     model, head, video, text = model_and_data(head, 9)
     curves = fit(model, head, Pairs(video, text), Pairs(video[:5], text[:5]), Training(loss="hnac", epochs=2), SOUND)
-    return curves, {name: p.detach() for name, p in [*model.named_parameters(), *(head.named_parameters() if head else [])]}
+    return curves, {
+        name: p.detach() for name, p in [*model.named_parameters(), *(head.named_parameters() if head else [])]
+    }
+
 
 def detached(x):
     "A gather whose gradients stay behind."
-    from frames_matter.compute import _Gather
+    from frames_matter.model.compute import _Gather
+
     rank, size = group()
     parts = list(_Gather.apply(x.detach().contiguous()).chunk(size))
     parts[rank] = x
     return torch.cat(parts)
+
 
 def member(folder):
     "All that a process of the test does."
@@ -63,27 +102,35 @@ def member(folder):
     found = {"exact": {case: step_once(*case) for case in CASES}, "fit": {head: fit_once(head) for head in HEADS}}
     training.gather_with_gradients = detached
     found["detached"] = {case: step_once(*case) for case in CASES}
-    torch.save(found, folder/f"{group()[0]}.pt")
+    torch.save(found, folder / f"{group()[0]}.pt")
+
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     "What each of two processes found."
     folder = tmp_path_factory.mktemp("ranks")
     spread(member, (folder,), 2)
-    return [torch.load(folder/f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
-def close(got, expected, rtol=1e-10, atol=1e-12): torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
+
+def close(got, expected, rtol=1e-10, atol=1e-12):
+    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
+
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]}, {c[1]}, {c[2]}, {c[3]} pairs")
 def test_loss_and_gradients(both, case):
     "Half of the batch each: the loss of all of it and every gradient, in both processes."
     loss, gradients = step_once(*case)
     assert case[3] == 1 or loss > 0.1
-    assert len(gradients) > 20 and (case[3] == 1 or all(g.abs().max() > 0 for name, g in gradients.items() if "in_proj" not in name))
+    assert len(gradients) > 20 and (
+        case[3] == 1 or all(g.abs().max() > 0 for name, g in gradients.items() if "in_proj" not in name)
+    )
     for found in both:
         got_loss, got = found["exact"][case]
         assert math.isclose(got_loss, loss, rel_tol=1e-12, abs_tol=1e-12) and got.keys() == gradients.keys()
-        for name, g in gradients.items(): close(got[name], g)
+        for name, g in gradients.items():
+            close(got[name], g)
+
 
 @pytest.mark.parametrize("case", [c for c in CASES if c[3] > 1], ids=lambda c: f"{c[0]}, {c[1]}, {c[2]}, {c[3]} pairs")
 def test_a_detached_gather_would_be_found(both, case):
@@ -92,7 +139,9 @@ def test_a_detached_gather_would_be_found(both, case):
     got_loss, got = both[0]["detached"][case]
     assert math.isclose(got_loss, loss, rel_tol=1e-12)
     with pytest.raises(AssertionError):
-        for name, g in gradients.items(): close(got[name], g, rtol=0.05, atol=1e-6)
+        for name, g in gradients.items():
+            close(got[name], g, rtol=0.05, atol=1e-6)
+
 
 @pytest.mark.parametrize("head", HEADS)
 def test_whole_fit(both, head):
@@ -100,52 +149,87 @@ def test_whole_fit(both, head):
     curves, parameters = fit_once(head)
     for found in both:
         got_curves, got = found["fit"][head]
-        for name in curves: close(torch.tensor(got_curves[name]), torch.tensor(curves[name]), 1e-6, 1e-8)
+        for name in curves:
+            close(torch.tensor(got_curves[name]), torch.tensor(curves[name]), 1e-6, 1e-8)
         for name, p in parameters.items():
-            if head != "cross-attention" or "in_proj" not in name: close(got[name], p, 1e-6, 1e-7) # over one key, queries and keys have gradients of rounding alone, and AdamW makes steps of them
+            if head != "cross-attention" or "in_proj" not in name:
+                close(
+                    got[name], p, 1e-6, 1e-7
+                )  # over one key, queries and keys have gradients of rounding alone, and AdamW makes steps of them
     assert all(torch.equal(a, b) for a, b in zip(both[0]["fit"][head][1].values(), both[1]["fit"][head][1].values()))
 
+
 # --- runs ---
+
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory):
     "A run of the smoke profile for two processes, in a home of its own."
-    from frames_matter.experiment import grid
+    from frames_matter.study.grid import grid
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FRAMES_MATTER_HOME", str(tmp_path_factory.mktemp("home")))
         specs = grid(get_profile("smoke", processes=2, epochs_first=2), "first_improvement", progress=False)
-        yield next(s for s in specs if s.architecture == "cross_attention" and s.loss == "hnac" and s.protocol == "sound")
+        yield next(
+            s for s in specs if s.architecture == "cross_attention" and s.loss == "hnac" and s.protocol == "sound"
+        )
+
 
 LAUNCHED = """
 import sys
-from frames_matter.core import get_profile
-from frames_matter.experiment import grid, run_all
+from frames_matter.base.profiles import get_profile
+from frames_matter.study.grid import grid
+from frames_matter.study.runner import run_all
 spec = next(s for s in grid(get_profile("smoke", processes=2, epochs_first=2), "first_improvement", progress=False) if s.hash == sys.argv[1])
 run_all([spec], progress=False)
 """
 
+
 def test_run_in_two_processes(spec, tmp_path):
     "The runner starts them, or torchrun does, which `accelerate launch` calls for several GPUs: the same record, written once, that says how many there were."
-    from frames_matter.experiment import read_runs, run_all, runs_path
+    from frames_matter.study.runner import run_all
+    from frames_matter.study.store import read_runs, runs_path
+
     store = runs_path(spec.resolved_profile())
-    record, = run_all([spec], progress=False)
+    (record,) = run_all([spec], progress=False)
     assert record["spec"]["processes"] == 2 and "precision" not in record["spec"] and len(read_runs(store)) == 1
     assert record["metrics"]["test_reads"] == 1 and len(record["curves"]["train_loss"]) == 2
     store.unlink()
-    (tmp_path/"script.py").write_text(LAUNCHED)
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path/"script.py"), spec.hash],
-                          capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    (tmp_path / "script.py").write_text(LAUNCHED)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(tmp_path / "script.py"),
+            spec.hash,
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    again, = read_runs(store)
+    (again,) = read_runs(store)
     assert {k: again[k] for k in ("spec", "curves", "metrics")} == {k: record[k] for k in ("spec", "curves", "metrics")}
 
+
 def test_failure_is_one_line(spec):
-    from frames_matter.experiment import run_all
+    from frames_matter.study.runner import run_all
+
     bad = replace(spec, weights="/absent/weights.safetensors", seed=99)
-    with pytest.raises(UserError) as e: run_all([bad], progress=False)
-    assert str(e.value) == f"Run {bad} failed: No file at /absent/weights.safetensors; give a path, or hub:owner/repository/file."
+    with pytest.raises(UserError) as e:
+        run_all([bad], progress=False)
+    assert (
+        str(e.value)
+        == f"Run {bad} failed: No file at /absent/weights.safetensors; give a path, or hub:owner/repository/file."
+    )
+
 
 # --- precision ---
+
 
 @pytest.mark.parametrize("loss", ["infonce", "hnac"])
 @pytest.mark.parametrize("head", HEADS)
@@ -163,15 +247,23 @@ def test_bfloat16_is_close(head, loss, protocol):
     assert {x.dtype for x in results["bf16"]} == {torch.float32}
     assert not torch.equal(features_a, features_b), "nothing was computed in bfloat16"
     assert torch.cosine_similarity(features_a, features_b, dim=-1).min() > 0.9995
-    assert abs(a - b) < 0.02*a
+    assert abs(a - b) < 0.02 * a
     assert torch.cosine_similarity(grad_a.flatten(), grad_b.flatten(), dim=0) > 0.99
+
 
 def test_bfloat16_learns():
     "Whole fine-tunings, masks and stochastic depth included, end near each other and below where they began."
     ends = {}
     for precision in ("fp32", "bf16"):
         model, _, video, text = model_and_data("dual encoder", 8, torch.float32)
-        curve = fit(model, None, Pairs(video, text), Pairs(video[:5], text[:5]), Training(epochs=15, learning_rate=1e-3, precision=precision), SOUND)["train_loss"]
-        assert curve[-1] < 0.5*curve[0]
+        curve = fit(
+            model,
+            None,
+            Pairs(video, text),
+            Pairs(video[:5], text[:5]),
+            Training(epochs=15, learning_rate=1e-3, precision=precision),
+            SOUND,
+        )["train_loss"]
+        assert curve[-1] < 0.5 * curve[0]
         ends[precision] = curve
-    assert abs(ends["fp32"][0] - ends["bf16"][0]) < 0.02*ends["fp32"][0]
+    assert abs(ends["fp32"][0] - ends["bf16"][0]) < 0.02 * ends["fp32"][0]

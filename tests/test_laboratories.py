@@ -1,12 +1,16 @@
 """The laboratories: the same cell twice gives the same bits, and what their committed records say is possible."""
+
 import json
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from frames_matter.core import UserError, get_profile
-from frames_matter.experiment import LABORATORIES, run, run_laboratories
+from frames_matter.base.errors import UserError
+from frames_matter.base.profiles import get_profile
+from frames_matter.labs.laboratories import LABORATORIES, PROCEDURES, run_laboratories
+from frames_matter.study.runner import run
+
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory):
@@ -15,67 +19,145 @@ def profile(tmp_path_factory):
         patch.setenv("FRAMES_MATTER_HOME", str(tmp_path_factory.mktemp("home")))
         yield get_profile("smoke", workers=1)
 
-def one(specs, **wanted): return next(s for s in specs if all(getattr(s, k) == v for k, v in wanted.items()))
 
-CELLS = [("audit", dict(architecture="fusion", protocol="published", switches=("split_by_clip",))), ("audit", dict(architecture="cross_attention", protocol="sound", canary="random_features")),
-         ("audit", dict(architecture="viclip", protocol="published", canary="shuffled_captions")), ("frames", dict(sampling="medoids")), ("frames", dict(control="shuffled")), ("frames", dict(control="text_conditioned")),
-         ("cross_validation", dict(method="fusion")), ("cross_validation", dict(method="zero_shot"))]
+def one(specs, **wanted):
+    return next(s for s in specs if all(getattr(s, k) == v for k, v in wanted.items()))
 
-@pytest.mark.parametrize("laboratory, wanted", CELLS, ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else x)
+
+CELLS = [
+    ("audit", dict(architecture="fusion", protocol="published", switches=("split_by_clip",))),
+    ("audit", dict(architecture="cross_attention", protocol="sound", canary="random_features")),
+    ("audit", dict(architecture="viclip", protocol="published", canary="shuffled_captions")),
+    ("frames", dict(sampling="medoids")),
+    ("frames", dict(control="shuffled")),
+    ("frames", dict(control="text_conditioned")),
+    ("cross_validation", dict(method="fusion")),
+    ("cross_validation", dict(method="zero_shot")),
+]
+
+
+@pytest.mark.parametrize(
+    "laboratory, wanted", CELLS, ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else x
+)
 def test_same_seed_same_bits(profile, laboratory, wanted):
     spec = one(LABORATORIES[laboratory](profile, False), **wanted)
-    first, again = run(spec), run(spec)
-    assert (first["curves"], first["metrics"], first["spec_hash"]) == (again["curves"], again["metrics"], again["spec_hash"])
-    queries, reads = (10, 2 if wanted["method"] == "fusion" else 1) if laboratory == "cross_validation" else (8, 1) # two folds of five, a model each where it is trained
-    assert first["metrics"]["test_reads"] == reads and len(first["metrics"]["ranks_t2v"]) == queries and len(json.dumps(first)) < 10_000
+    first, again = run(spec, PROCEDURES[spec.phase]), run(spec, PROCEDURES[spec.phase])
+    assert (first["curves"], first["metrics"], first["spec_hash"]) == (
+        again["curves"],
+        again["metrics"],
+        again["spec_hash"],
+    )
+    queries, reads = (
+        (10, 2 if wanted["method"] == "fusion" else 1) if laboratory == "cross_validation" else (8, 1)
+    )  # two folds of five, a model each where it is trained
+    assert (
+        first["metrics"]["test_reads"] == reads
+        and len(first["metrics"]["ranks_t2v"]) == queries
+        and len(json.dumps(first)) < 10_000
+    )
+
 
 def test_published_runs_are_split_by_clip(profile):
     specs = LABORATORIES["audit"](profile, False)
-    assert {s.split_by for s in specs if s.protocol == "published" and not s.switches} == {"clip"} and {s.split_by for s in specs if s.protocol == "sound" and not s.switches} == {"video"}
+    assert {s.split_by for s in specs if s.protocol == "published" and not s.switches} == {"clip"} and {
+        s.split_by for s in specs if s.protocol == "sound" and not s.switches
+    } == {"video"}
+
 
 def test_more_seeds_are_the_same_runs(profile):
     "The laboratory of seeds repeats no run of the study's grids."
-    from frames_matter.experiment import PHASES, grid
-    more, study = {s.hash for s in LABORATORIES["seeds"](profile, False)}, {s.hash for phase in PHASES for s in grid(profile, phase, False)}
+    from frames_matter.study.grid import PHASES, grid
+
+    more, study = (
+        {s.hash for s in LABORATORIES["seeds"](profile, False)},
+        {s.hash for phase in PHASES for s in grid(profile, phase, False)},
+    )
     assert study < more
+
 
 @pytest.mark.parametrize("laboratory", LABORATORIES)
 def test_no_run_twice(profile, laboratory):
     specs = LABORATORIES[laboratory](profile, False)
     assert len(specs) == len({s.hash for s in specs}) > 0
 
+
 def test_unknown_laboratory(profile):
-    with pytest.raises(UserError, match="Unknown laboratory 'colours'; valid: seeds, audit, frames, losses, ladder, cross_validation"): run_laboratories(profile, ["colours"])
+    with pytest.raises(
+        UserError, match="Unknown laboratory 'colours'; valid: seeds, audit, frames, losses, ladder, cross_validation"
+    ):
+        run_laboratories(profile, ["colours"])
+
 
 # --- the committed records ---
+
 
 @pytest.fixture(scope="module")
 def records(root):
     "Records of the laboratories on mini, by phase."
-    lines = [json.loads(line) for line in (root/"results"/"mini"/"runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json.loads(line) for line in (root / "results" / "mini" / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return {phase: [r for r in lines if r["spec"]["phase"] == phase] for phase in ("audit", "frames")}
+
 
 def test_ceiling_is_never_exceeded(records):
     "Where the frames cannot tell, no strategy is right more often than guessing allows."
-    told = [(r["spec"]["sampling"], o, t) for r in records["frames"] if "told" in r["metrics"] for o, t in zip(r["metrics"]["outcomes"], r["metrics"]["told"])]
-    assert {s for s, _, _ in told} >= {"uniform", "mean", "keyframes", "weighted", "dropout", "single", "motion", "medoids"}
+    told = [
+        (r["spec"]["sampling"], o, t)
+        for r in records["frames"]
+        if "told" in r["metrics"]
+        for o, t in zip(r["metrics"]["outcomes"], r["metrics"]["told"])
+    ]
+    assert {s for s, _, _ in told} >= {
+        "uniform",
+        "mean",
+        "keyframes",
+        "weighted",
+        "dropout",
+        "single",
+        "motion",
+        "medoids",
+    }
     for strategy in sorted({s for s, _, _ in told}):
-        blind = ["0½1".index(o)/2 for s, o, t in told if s == strategy and t == "0"]
-        if blind: assert sum(blind) <= binom.ppf(0.999, len(blind), 0.5), f"{strategy} is right in {sum(blind)} of {len(blind)} clips whose frames cannot tell"
+        blind = ["0½1".index(o) / 2 for s, o, t in told if s == strategy and t == "0"]
+        if blind:
+            assert sum(blind) <= binom.ppf(0.999, len(blind), 0.5), (
+                f"{strategy} is right in {sum(blind)} of {len(blind)} clips whose frames cannot tell"
+            )
+
 
 def test_order_is_lost_in_the_mean(records):
     "A mean frame has no order: guessing. Eight uniform frames have one."
-    def order(look): return np.array([["0½1".index(o)/2 for o, k in zip(r["metrics"]["outcomes"], r["metrics"]["kinds"]) if k == "o"] for r in records["frames"] if r["spec"]["sampling"] == look and not r["spec"].get("control")]).ravel()
+
+    def order(look):
+        return np.array(
+            [
+                ["0½1".index(o) / 2 for o, k in zip(r["metrics"]["outcomes"], r["metrics"]["kinds"]) if k == "o"]
+                for r in records["frames"]
+                if r["spec"]["sampling"] == look and not r["spec"].get("control")
+            ]
+        ).ravel()
+
     low, high = binom.interval(0.999, len(order("mean")), 0.5)
     assert low <= order("mean").sum() <= high and order("uniform").mean() > 0.85
+
 
 def test_sound_canaries_are_chance(records):
     "On mini too: no head under the sound protocol finds a caption's clip in noise more often than chance does."
     canaries = [r for r in records["audit"] if r["spec"].get("canary")]
-    assert {(r["spec"]["architecture"], r["spec"]["protocol"]) for r in canaries} == {(a, p) for a in ("viclip", "cross_attention", "fusion") for p in ("published", "sound")}
+    assert {(r["spec"]["architecture"], r["spec"]["protocol"]) for r in canaries} == {
+        (a, p) for a in ("viclip", "cross_attention", "fusion") for p in ("published", "sound")
+    }
     for r in canaries:
         n, hits = r["n_queries"], (np.array(r["metrics"]["ranks_t2v"]) <= 1).sum()
-        assert hits <= binom.ppf(1 - 0.001/len(canaries), n, 1/n)
-        if r["spec"]["protocol"] == "sound": assert r["metrics"]["alignment_loss"] > 0.5*np.log(5)
-    leak = [r["metrics"]["alignment_loss"] for r in canaries if r["spec"]["protocol"] == "published" and r["spec"]["architecture"] == "fusion"]
-    assert max(leak) < 0.2*np.log(5) and np.mean(leak) < 0.1, "the study's fusion loss no longer hides that there is nothing"
+        assert hits <= binom.ppf(1 - 0.001 / len(canaries), n, 1 / n)
+        if r["spec"]["protocol"] == "sound":
+            assert r["metrics"]["alignment_loss"] > 0.5 * np.log(5)
+    leak = [
+        r["metrics"]["alignment_loss"]
+        for r in canaries
+        if r["spec"]["protocol"] == "published" and r["spec"]["architecture"] == "fusion"
+    ]
+    assert max(leak) < 0.2 * np.log(5) and np.mean(leak) < 0.1, (
+        "the study's fusion loss no longer hides that there is nothing"
+    )

@@ -1,193 +1,455 @@
 "Clips of one's own: what is read, what is refused and in which words, and what a tar may not do."
-import io, json, shutil, tarfile
+
+import io
+import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import ffmpeg
 import pytest
 
-from frames_matter import own
+from frames_matter.base.errors import UserError
+from frames_matter.base.ffmpeg import find_ffmpeg
+from frames_matter.base.profiles import data_dir, draft, get_profile
 from frames_matter.cli import run_command
-from frames_matter.core import UserError, data_dir, draft, find_ffmpeg, get_profile
-from frames_matter.dataset import VideoCaptionDataset, build_dataset, load_manifest
-from frames_matter.loopback import serve_folder
-from frames_matter.own import OWN, own_rows, register_own
-from frames_matter.reproduce import lesson_paths, run_lessons
+from frames_matter.data import own
+from frames_matter.data.build import build_dataset
+from frames_matter.data.dataset import VideoCaptionDataset
+from frames_matter.data.loopback import serve_folder
+from frames_matter.data.manifest import load_manifest
+from frames_matter.data.own import OWN, own_rows, register_own
+from frames_matter.study.lessons import lesson_paths, run_lessons
 
 NAMES = ["dog", "boat", "rain", "snow", "wind"]
+
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
     "Five films of three to seven seconds."
     folder = tmp_path_factory.mktemp("films")
     for i, name in enumerate(NAMES):
-        picture = ffmpeg.input(f"testsrc2=s=64x{48 + 2*i}:r=8:d={3 + i}", f="lavfi").output(str(folder/f"{name}.mp4"), vcodec="libx264", preset="ultrafast", pix_fmt="yuv420p", threads=1)
+        picture = ffmpeg.input(f"testsrc2=s=64x{48 + 2 * i}:r=8:d={3 + i}", f="lavfi").output(
+            str(folder / f"{name}.mp4"), vcodec="libx264", preset="ultrafast", pix_fmt="yuv420p", threads=1
+        )
         picture.global_args("-v", "error", "-nostdin").run(cmd=find_ffmpeg())
     return folder
 
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path/"home"))
-    return tmp_path/"home"
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
 
 @pytest.fixture
 def mine(films, tmp_path):
     "A folder of one's own with the films in it."
-    shutil.copytree(films, tmp_path/"mine"/"films")
-    return tmp_path/"mine"
+    shutil.copytree(films, tmp_path / "mine" / "films")
+    return tmp_path / "mine"
 
-def read(path, name="try", **fields): return own_rows(draft(name, "smoke", **OWN | dict(rows=str(path)) | fields))
 
-def good(rows): return rows[rows.status == ""].reset_index(drop=True)
+def read(path, name="try", **fields):
+    return own_rows(draft(name, "smoke", **OWN | dict(rows=str(path)) | fields))
+
+
+def good(rows):
+    return rows[rows.status == ""].reset_index(drop=True)
+
 
 def csv_of(mine, text, name="my.csv"):
-    (mine/name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return mine/name
+    (mine / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return mine / name
+
 
 FIVE = "path,caption\n" + "".join(f"films/{n}.mp4,There is {n} in it.\n" for n in NAMES)
 
 # --- tables ---
 
+
 def test_a_table_is_read_however_it_is_written(home, mine, capsys):
     "With a mark of the encoding, in any order, with other columns, by semicolons and with decimal commas, by tabs, with the line ends of Windows."
-    plain = read(csv_of(mine, "path,start,end,caption\n" + "".join(f'films/{n}.mp4,0.5,2.75,"{n}, and more"\n' for n in NAMES)))
-    assert (plain.status == "").all() and set(plain.start) == {0.5} and list(plain.caption) == [f"{n}, and more" for n in NAMES]
-    others = ["\ufeffpath,start,end,caption\r\n" + "".join(f'films/{n}.mp4,0.5,00:00:02.750,"{n}, and more"\r\n' for n in NAMES),
-              "Caption , note,END,Path,start\n" + "".join(f'"{n}, and more","x, ""y""",2.75,films\\{n}.mp4,0.5\n' for n in NAMES)]
-    for text in others: assert read(csv_of(mine, text)).equals(plain)
+    plain = read(
+        csv_of(mine, "path,start,end,caption\n" + "".join(f'films/{n}.mp4,0.5,2.75,"{n}, and more"\n' for n in NAMES))
+    )
+    assert (
+        (plain.status == "").all()
+        and set(plain.start) == {0.5}
+        and list(plain.caption) == [f"{n}, and more" for n in NAMES]
+    )
+    others = [
+        "\ufeffpath,start,end,caption\r\n"
+        + "".join(f'films/{n}.mp4,0.5,00:00:02.750,"{n}, and more"\r\n' for n in NAMES),
+        "Caption , note,END,Path,start\n"
+        + "".join(f'"{n}, and more","x, ""y""",2.75,films\\{n}.mp4,0.5\n' for n in NAMES),
+    ]
+    for text in others:
+        assert read(csv_of(mine, text)).equals(plain)
     assert capsys.readouterr().err == ""
     for separator, word in ((";", "semicolons"), ("\t", "tabs")):
-        text = "path,start,end,caption\n".replace(",", separator) + "".join(f"films/{n}.mp4{separator}0,5{separator}2,75{separator}{n}, and more\n" for n in NAMES)
+        text = "path,start,end,caption\n".replace(",", separator) + "".join(
+            f"films/{n}.mp4{separator}0,5{separator}2,75{separator}{n}, and more\n" for n in NAMES
+        )
         assert read(csv_of(mine, text)).equals(plain) and word in capsys.readouterr().err
+
 
 def test_rows_are_numbered_as_a_spreadsheet_does(home, mine):
     "Empty lines and captions of several lines count as one row each; what is wrong is said with the row."
-    rows = read(csv_of(mine, FIVE + '\nfilms/gone.mp4,"Two\nlines,\nor three"\n' + "films/dog.mp4,A part.,1,2,3\n" + "films/dog.mp4,\n", "a.csv"))
-    assert list(rows.reason[:5]) == [""]*5 and rows.caption[5] == "Two lines, or three"
-    for reason, words in zip(rows.reason[5:], (("gone.mp4", "folder of the CSV", "row 8 of a.csv"), ("5 fields", "double quotes", "row 9 of a.csv"), ("no caption", "row 10 of a.csv"))):
+    rows = read(
+        csv_of(
+            mine,
+            FIVE + '\nfilms/gone.mp4,"Two\nlines,\nor three"\n' + "films/dog.mp4,A part.,1,2,3\n" + "films/dog.mp4,\n",
+            "a.csv",
+        )
+    )
+    assert list(rows.reason[:5]) == [""] * 5 and rows.caption[5] == "Two lines, or three"
+    for reason, words in zip(
+        rows.reason[5:],
+        (
+            ("gone.mp4", "folder of the CSV", "row 8 of a.csv"),
+            ("5 fields", "double quotes", "row 9 of a.csv"),
+            ("no caption", "row 10 of a.csv"),
+        ),
+    ):
         assert all(w in reason for w in words) and "\n" not in reason
+
 
 def test_times(home, mine):
     "Without times the whole film; impossible ones are rejected, each in its words; wide limits that can be moved."
-    times = [",", "1,", ",2", "0:00:01,2", "00:00:01.000,00:00:02.5", "3,1", "2,2", "-1,2", "nan,2", "1,inf", "1e9,2e9", "one,2", "1:30,2", "0.5,0.6", "0,500"]
-    rows = read(csv_of(mine, "path,caption,start,end\n" + "".join(f"films/wind.mp4,Caption {i}.,{t}\n" for i, t in enumerate(times)) + "".join(f"films/{n}.mp4,{n}.,,\n" for n in NAMES[:3])))
-    assert rows[["start", "end"]].values[:5].tolist() == [[0, 7], [1, 7], [0, 2], [1, 2], [1, 2.5]] and (rows.status[:5] == "").all()
-    said = ["not before", "not before", "no time", "no time", "no time", "no time", "neither seconds nor", "neither seconds nor", "shorter than 0.2 s", "longer than 120 s: give start and end"]
+    times = [
+        ",",
+        "1,",
+        ",2",
+        "0:00:01,2",
+        "00:00:01.000,00:00:02.5",
+        "3,1",
+        "2,2",
+        "-1,2",
+        "nan,2",
+        "1,inf",
+        "1e9,2e9",
+        "one,2",
+        "1:30,2",
+        "0.5,0.6",
+        "0,500",
+    ]
+    rows = read(
+        csv_of(
+            mine,
+            "path,caption,start,end\n"
+            + "".join(f"films/wind.mp4,Caption {i}.,{t}\n" for i, t in enumerate(times))
+            + "".join(f"films/{n}.mp4,{n}.,,\n" for n in NAMES[:3]),
+        )
+    )
+    assert (
+        rows[["start", "end"]].values[:5].tolist() == [[0, 7], [1, 7], [0, 2], [1, 2], [1, 2.5]]
+        and (rows.status[:5] == "").all()
+    )
+    said = [
+        "not before",
+        "not before",
+        "no time",
+        "no time",
+        "no time",
+        "no time",
+        "neither seconds nor",
+        "neither seconds nor",
+        "shorter than 0.2 s",
+        "longer than 120 s: give start and end",
+    ]
     assert all(w in r for w, r in zip(said, rows.reason[5:15])), list(rows.reason[5:15])
-    assert read(mine/"my.csv", max_seconds=600.0).status[14] == ""
+    assert read(mine / "my.csv", max_seconds=600.0).status[14] == ""
+
 
 def test_addresses(home, mine):
     "Only http and https, and with times."
-    rows = read(csv_of(mine, FIVE + "https://example.org/a.mp4,No times.\nftp://example.org/a.mp4,Another way.\nfile:///etc/passwd,A file.\nhttps://,Nowhere.\nhttp://x y/a.mp4,A gap.\n"))
-    assert "start and end" in rows.reason[5] and all("http" in r for r in rows.reason[6:]) and (rows.status[5:] == "rejected").all()
-    rows = read(csv_of(mine, "url,path,caption,start,end,source\n" + "".join(f"https://example.org/v?id={i},,Caption {i}.,0,2,{'walk' if i < 2 else ''}\n" for i in range(4)) + f"https://example.org/,films/dog.mp4,Both.,0,1,\n,,Neither.,0,1,\n"))
-    assert rows.address[0] == "https://example.org/v?id=0" and list(rows.youtube_id[:2]) == ["walk"]*2 and rows.youtube_id[2] != rows.youtube_id[3]
+    rows = read(
+        csv_of(
+            mine,
+            FIVE
+            + "https://example.org/a.mp4,No times.\nftp://example.org/a.mp4,Another way.\nfile:///etc/passwd,A file.\nhttps://,Nowhere.\nhttp://x y/a.mp4,A gap.\n",
+        )
+    )
+    assert (
+        "start and end" in rows.reason[5]
+        and all("http" in r for r in rows.reason[6:])
+        and (rows.status[5:] == "rejected").all()
+    )
+    rows = read(
+        csv_of(
+            mine,
+            "url,path,caption,start,end,source\n"
+            + "".join(f"https://example.org/v?id={i},,Caption {i}.,0,2,{'walk' if i < 2 else ''}\n" for i in range(4))
+            + "https://example.org/,films/dog.mp4,Both.,0,1,\n,,Neither.,0,1,\n",
+        )
+    )
+    assert (
+        rows.address[0] == "https://example.org/v?id=0"
+        and list(rows.youtube_id[:2]) == ["walk"] * 2
+        and rows.youtube_id[2] != rows.youtube_id[3]
+    )
     assert "both a path and a url" in rows.reason[4] and "neither a path nor a url" in rows.reason[5]
 
-MISTAKES = {"missing caption": ("path,text\nfilms/dog.mp4,A dog.\n", "no column caption", "'path, text'"), "missing path": ("file,caption\nfilms/dog.mp4,A dog.\n", "no column path or url"), "no header": ("films/dog.mp4,A dog.\n", "no column caption and no column path"),
-            "empty": ("", "empty", "path,caption"), "blank": (" \n\n", "empty"), "only header": ("path,caption\n", "nothing below"), "twice a column": ("path,caption,Caption\na,b,c\n", "two columns called caption"),
-            "workbook": (b"PK\x03\x04" + bytes(100), "workbook", "CSV UTF-8"), "old workbook": (b"\xd0\xcf\x11\xe0" + bytes(100), "workbook"), "utf-16": (FIVE.encode("utf-16"), "UTF-8"), "latin-1": (FIVE.replace("dog in", "Hündchen in").encode("latin-1"), "UTF-8", "line 2"),
-            "open quote": ('path,caption\nfilms/dog.mp4,"A dog\n', "cannot be read as CSV", "quotes"), "no captions": ("path,caption\n" + "".join(f"films/{n}.mp4, \n" for n in NAMES), "None of the 5 clips", "no caption", "row 2 of my.csv"),
-            "no files": (FIVE.replace("films/", "filme/"), "None of the 5", "filme/dog.mp4", "folder of the CSV", "row 2"), "two captions": (FIVE + "films/rain.mp4,Another.\n", "two captions", "row 4 of my.csv", "row 7 of my.csv", "start and end"),
-            "three clips": ("\n".join(FIVE.splitlines()[:4]), "3 good clips of 3 sources", "at least 4 clips of 3 sources"), "two sources": ("path,caption,source\n" + "".join(f"films/{n}.mp4,{n}.,{'ab'[i % 2]}\n" for i, n in enumerate(NAMES)), "5 good clips of 2 sources", "column source"),
-            "few and bad": ("\n".join(FIVE.splitlines()[:3]) + "\nfilms/x.mp4,X.\n", "2 good clips", "the first: there is no file", "row 4")}
+
+MISTAKES = {
+    "missing caption": ("path,text\nfilms/dog.mp4,A dog.\n", "no column caption", "'path, text'"),
+    "missing path": ("file,caption\nfilms/dog.mp4,A dog.\n", "no column path or url"),
+    "no header": ("films/dog.mp4,A dog.\n", "no column caption and no column path"),
+    "empty": ("", "empty", "path,caption"),
+    "blank": (" \n\n", "empty"),
+    "only header": ("path,caption\n", "nothing below"),
+    "twice a column": ("path,caption,Caption\na,b,c\n", "two columns called caption"),
+    "workbook": (b"PK\x03\x04" + bytes(100), "workbook", "CSV UTF-8"),
+    "old workbook": (b"\xd0\xcf\x11\xe0" + bytes(100), "workbook"),
+    "utf-16": (FIVE.encode("utf-16"), "UTF-8"),
+    "latin-1": (FIVE.replace("dog in", "Hündchen in").encode("latin-1"), "UTF-8", "line 2"),
+    "open quote": ('path,caption\nfilms/dog.mp4,"A dog\n', "cannot be read as CSV", "quotes"),
+    "no captions": (
+        "path,caption\n" + "".join(f"films/{n}.mp4, \n" for n in NAMES),
+        "None of the 5 clips",
+        "no caption",
+        "row 2 of my.csv",
+    ),
+    "no files": (FIVE.replace("films/", "filme/"), "None of the 5", "filme/dog.mp4", "folder of the CSV", "row 2"),
+    "two captions": (
+        FIVE + "films/rain.mp4,Another.\n",
+        "two captions",
+        "row 4 of my.csv",
+        "row 7 of my.csv",
+        "start and end",
+    ),
+    "three clips": ("\n".join(FIVE.splitlines()[:4]), "3 good clips of 3 sources", "at least 4 clips of 3 sources"),
+    "two sources": (
+        "path,caption,source\n" + "".join(f"films/{n}.mp4,{n}.,{'ab'[i % 2]}\n" for i, n in enumerate(NAMES)),
+        "5 good clips of 2 sources",
+        "column source",
+    ),
+    "few and bad": (
+        "\n".join(FIVE.splitlines()[:3]) + "\nfilms/x.mp4,X.\n",
+        "2 good clips",
+        "the first: there is no file",
+        "row 4",
+    ),
+}
+
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_in_a_table(home, mine, name):
     "One sentence each, that names the file and says what to do; nothing is registered."
     text, *words = MISTAKES[name]
-    with pytest.raises(UserError) as e: register_own(csv_of(mine, text), like="smoke")
-    assert all(w in str(e.value) for w in words) and "my.csv" in str(e.value) and "\n" not in str(e.value) and len(str(e.value)) < 500, str(e.value)
-    assert not (home/"data_manifest").exists()
+    with pytest.raises(UserError) as e:
+        register_own(csv_of(mine, text), like="smoke")
+    assert (
+        all(w in str(e.value) for w in words)
+        and "my.csv" in str(e.value)
+        and "\n" not in str(e.value)
+        and len(str(e.value)) < 500
+    ), str(e.value)
+    assert not (home / "data_manifest").exists()
+
 
 def test_twice_the_same(home, mine):
-    rows = read(csv_of(mine, FIVE + "films/dog.mp4,There is dog in it.\n./films/../films/dog.mp4,There is  dog in it.\n"))
-    assert (rows.status == "rejected").sum() == 2 and all("the same clip as row 2 of my.csv" in r for r in rows.reason[5:]) and "row 8" in rows.reason[6]
+    rows = read(
+        csv_of(mine, FIVE + "films/dog.mp4,There is dog in it.\n./films/../films/dog.mp4,There is  dog in it.\n")
+    )
+    assert (
+        (rows.status == "rejected").sum() == 2
+        and all("the same clip as row 2 of my.csv" in r for r in rows.reason[5:])
+        and "row 8" in rows.reason[6]
+    )
+
 
 # --- folders ---
 
+
 def test_folder(home, mine):
     "Captions beside the films, in folders too; hidden files are not looked at; what is wrong with one is said of that one."
-    films, deep = mine/"films", mine/"films"/"deep er"
+    films, deep = mine / "films", mine / "films" / "deep er"
     deep.mkdir()
-    for n in NAMES: (films/f"{n}.txt").write_text(f"\ufeffThere is\n {n} in it.\n")
-    (films/"dog.txt").unlink()
-    (films/"dog.json").write_text(json.dumps(dict(caption="A dog.", start=1, end="00:00:02.500", source="walk", more=[1])))
-    for name in ("Zürich 1.mkv", "bad.mp4", "list.mp4", "bare.mp4", "long.mp4", "bytes.mp4", ".hidden.mp4", "-o.mp4"): shutil.copy(films/"rain.mp4", deep/name)
-    (deep/"broken.mp4").write_bytes(b"no video")
-    for name, content in {"Zürich 1.json": b'{"caption": "A town."}', "bad.json": b"{", "list.json": b'["A dog."]', "long.txt": b"x"*2**21, "bytes.txt": b"\xff\xfe", "broken.txt": b"Broken.", "-o.txt": b"An option.", ".hidden.txt": b"Hidden."}.items(): (deep/name).write_bytes(content)
+    for n in NAMES:
+        (films / f"{n}.txt").write_text(f"\ufeffThere is\n {n} in it.\n")
+    (films / "dog.txt").unlink()
+    (films / "dog.json").write_text(
+        json.dumps(dict(caption="A dog.", start=1, end="00:00:02.500", source="walk", more=[1]))
+    )
+    for name in ("Zürich 1.mkv", "bad.mp4", "list.mp4", "bare.mp4", "long.mp4", "bytes.mp4", ".hidden.mp4", "-o.mp4"):
+        shutil.copy(films / "rain.mp4", deep / name)
+    (deep / "broken.mp4").write_bytes(b"no video")
+    for name, content in {
+        "Zürich 1.json": b'{"caption": "A town."}',
+        "bad.json": b"{",
+        "list.json": b'["A dog."]',
+        "long.txt": b"x" * 2**21,
+        "bytes.txt": b"\xff\xfe",
+        "broken.txt": b"Broken.",
+        "-o.txt": b"An option.",
+        ".hidden.txt": b"Hidden.",
+    }.items():
+        (deep / name).write_bytes(content)
     rows = read(films).set_index("caption", drop=False)
-    assert len(rows) == 13 and rows.loc["A dog.", ["start", "end", "youtube_id"]].tolist() == [1.0, 2.5, "walk"] and rows.status["A town."] == rows.status["An option."] == rows.status["There is boat in it."] == ""
+    assert (
+        len(rows) == 13
+        and rows.loc["A dog.", ["start", "end", "youtube_id"]].tolist() == [1.0, 2.5, "walk"]
+        and rows.status["A town."] == rows.status["An option."] == rows.status["There is boat in it."] == ""
+    )
     reasons = " ".join(rows.reason)
-    for words in ("not JSON in UTF-8 (deep er/bad.mp4)", '{"caption": "..."} (deep er/list.mp4)', "put bare.txt or bare.json beside it (deep er/bare.mp4)", "too long for a caption (deep er/long.mp4)", "not text in UTF-8 (deep er/bytes.mp4)", "cannot be opened as a video (deep er/broken.mp4)"): assert words in reasons, words
+    for words in (
+        "not JSON in UTF-8 (deep er/bad.mp4)",
+        '{"caption": "..."} (deep er/list.mp4)',
+        "put bare.txt or bare.json beside it (deep er/bare.mp4)",
+        "too long for a caption (deep er/long.mp4)",
+        "not text in UTF-8 (deep er/bytes.mp4)",
+        "cannot be opened as a video (deep er/broken.mp4)",
+    ):
+        assert words in reasons, words
+
 
 def test_mistakes_in_a_folder(home, mine):
-    films = mine/"films"
-    with pytest.raises(UserError, match="None of the 5 clips of films.*put boat.txt or boat.json beside it"): read(films)
-    for n in NAMES: (films/f"{n}.txt").write_text(n)
-    (films/"dog.json").write_text('{"caption": "A cat."}')
-    with pytest.raises(UserError, match="dog.mp4 has two captions"): read(films)
-    (films/"dog.json").write_text('{"caption": "dog"}')
-    shutil.copy(films/"dog.mp4", films/"dog.mkv")
-    with pytest.raises(UserError, match="2 videos called dog"): read(films)
-    (mine/"empty").mkdir()
-    with pytest.raises(UserError, match="holds no videos"): read(mine/"empty")
-    with pytest.raises(UserError, match="nothing at .*shards/\\*.tar"): read(mine/"nothing")
+    films = mine / "films"
+    with pytest.raises(UserError, match="None of the 5 clips of films.*put boat.txt or boat.json beside it"):
+        read(films)
+    for n in NAMES:
+        (films / f"{n}.txt").write_text(n)
+    (films / "dog.json").write_text('{"caption": "A cat."}')
+    with pytest.raises(UserError, match="dog.mp4 has two captions"):
+        read(films)
+    (films / "dog.json").write_text('{"caption": "dog"}')
+    shutil.copy(films / "dog.mp4", films / "dog.mkv")
+    with pytest.raises(UserError, match="2 videos called dog"):
+        read(films)
+    (mine / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no videos"):
+        read(mine / "empty")
+    with pytest.raises(UserError, match="nothing at .*shards/\\*.tar"):
+        read(mine / "nothing")
+
 
 # --- names ---
 
+
 def test_names_stay_when_the_folder_moves(home, mine, tmp_path):
     "They are of plain letters, short, and different for different clips."
-    odd = ["ü.mp4", "u.mp4", "../dog.mp4", "a b.mp4", "a_b.mp4", "-rf.mp4", "$(x);y.mp4", "x"*200 + ".mp4", "x"*199 + "y.mp4", "犬.mp4", "猫.mp4"]
-    for name in odd: shutil.copy(mine/"films"/"dog.mp4", mine/"films"/name)
+    odd = [
+        "ü.mp4",
+        "u.mp4",
+        "../dog.mp4",
+        "a b.mp4",
+        "a_b.mp4",
+        "-rf.mp4",
+        "$(x);y.mp4",
+        "x" * 200 + ".mp4",
+        "x" * 199 + "y.mp4",
+        "犬.mp4",
+        "猫.mp4",
+    ]
+    for name in odd:
+        shutil.copy(mine / "films" / "dog.mp4", mine / "films" / name)
     rows = read(csv_of(mine, "caption,path\n" + "".join(f"Caption {i}.,films/{name}\n" for i, name in enumerate(odd))))
     assert (rows.status == "").all() and not rows.clip_id.duplicated().any() and not rows.youtube_id.duplicated().any()
-    assert rows.clip_id.str.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,98}").all() and rows.youtube_id.str.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").all()
-    shutil.move(mine, tmp_path/"elsewhere")
-    assert read(tmp_path/"elsewhere"/"my.csv")[["clip_id", "youtube_id"]].equals(rows[["clip_id", "youtube_id"]])
+    assert (
+        rows.clip_id.str.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,98}").all()
+        and rows.youtube_id.str.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").all()
+    )
+    shutil.move(mine, tmp_path / "elsewhere")
+    assert read(tmp_path / "elsewhere" / "my.csv")[["clip_id", "youtube_id"]].equals(rows[["clip_id", "youtube_id"]])
+
 
 # --- tars ---
+
 
 def member(name, content=b"", **fields):
     info = tarfile.TarInfo(name)
     info.size = len(content)
-    for k, v in fields.items(): setattr(info, k, v)
+    for k, v in fields.items():
+        setattr(info, k, v)
     return info, io.BytesIO(content)
+
 
 def tar_of(path, *members):
     with tarfile.open(path, "w") as tar:
-        for info, content in members: tar.addfile(info, content)
+        for info, content in members:
+            tar.addfile(info, content)
     return path
 
-def pairs(films, names=NAMES, prefix=""): return [m for n in names for m in (member(f"{prefix}{n}.mp4", (films/f"{n}.mp4").read_bytes()), member(f"{prefix}{n}.txt", f"There is {n}.".encode()))]
 
-def everything(folder): return {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+def pairs(films, names=NAMES, prefix=""):
+    return [
+        m
+        for n in names
+        for m in (
+            member(f"{prefix}{n}.mp4", (films / f"{n}.mp4").read_bytes()),
+            member(f"{prefix}{n}.txt", f"There is {n}.".encode()),
+        )
+    ]
+
+
+def everything(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+
 
 def test_a_hostile_tar(home, films, tmp_path):
     "Names that lead out, links, devices, sparse files and names that are no text: none is unpacked, each is told; the good ones beside them are taken."
-    video, caption = (films/"dog.mp4").read_bytes(), b"A caption."
-    (tmp_path/"secret.mp4").write_bytes(video)
-    bad = {"../../../secret2": {}, "/tmp/absolute": {}, "a/../../b": {}, "c\\..\\d": {}, "line\nbreak": {}, "no\udcfftext": {}, "link": dict(type=tarfile.SYMTYPE, linkname=str(tmp_path/"secret.mp4"), size=0), "hard": dict(type=tarfile.LNKTYPE, linkname="dog.mp4", size=0), "device": dict(type=tarfile.CHRTYPE, size=0)}
-    members = [m for name, fields in bad.items() for m in (member(f"{name}.mp4", video, **fields), member(f"{name}.txt", caption))]
-    long = [member("talk.mp4", video), member("talk.txt", b"x"*2**21), member("twice.v1.mp4", video), member("twice.v2.mp4", video), member("twice.txt", caption), member("mute.mp4", video), member("words.txt", caption), member("folder", type=tarfile.DIRTYPE), member("._dog.mp4", b"mac")]
-    tar = tar_of(tmp_path/"hostile.tar", *members, *long, *pairs(films, prefix="./sub/"))
+    video, caption = (films / "dog.mp4").read_bytes(), b"A caption."
+    (tmp_path / "secret.mp4").write_bytes(video)
+    bad = {
+        "../../../secret2": {},
+        "/tmp/absolute": {},
+        "a/../../b": {},
+        "c\\..\\d": {},
+        "line\nbreak": {},
+        "no\udcfftext": {},
+        "link": dict(type=tarfile.SYMTYPE, linkname=str(tmp_path / "secret.mp4"), size=0),
+        "hard": dict(type=tarfile.LNKTYPE, linkname="dog.mp4", size=0),
+        "device": dict(type=tarfile.CHRTYPE, size=0),
+    }
+    members = [
+        m
+        for name, fields in bad.items()
+        for m in (member(f"{name}.mp4", video, **fields), member(f"{name}.txt", caption))
+    ]
+    long = [
+        member("talk.mp4", video),
+        member("talk.txt", b"x" * 2**21),
+        member("twice.v1.mp4", video),
+        member("twice.v2.mp4", video),
+        member("twice.txt", caption),
+        member("mute.mp4", video),
+        member("words.txt", caption),
+        member("folder", type=tarfile.DIRTYPE),
+        member("._dog.mp4", b"mac"),
+    ]
+    tar = tar_of(tmp_path / "hostile.tar", *members, *long, *pairs(films, prefix="./sub/"))
     before = everything(tmp_path)
     rows = read(tar)
     assert sorted(good(rows).caption) == sorted(f"There is {n}." for n in NAMES) and len(rows) == 5 + len(bad) + 3
     reasons = list(rows.reason[rows.status != ""])
-    assert all("hostile.tar" in r and r.isprintable() for r in reasons) and sum("no path below" in r for r in reasons) == 6 and sum("not followed" in r for r in reasons) == 3
+    assert (
+        all("hostile.tar" in r and r.isprintable() for r in reasons)
+        and sum("no path below" in r for r in reasons) == 6
+        and sum("not followed" in r for r in reasons) == 3
+    )
     assert all(any(w in r for r in reasons) for w in ("too long", "two videos", "no caption"))
-    folder = data_dir(get_profile("smoke")).parent/"try"/"unpacked"
-    assert {p.split("/")[0] for p in everything(tmp_path) - before} == {"home"} and len([p for p in folder.iterdir() if p.suffix == ".mp4"]) == 5 and not any(p.is_symlink() for p in folder.iterdir())
+    folder = data_dir(get_profile("smoke")).parent / "try" / "unpacked"
+    assert (
+        {p.split("/")[0] for p in everything(tmp_path) - before} == {"home"}
+        and len([p for p in folder.iterdir() if p.suffix == ".mp4"]) == 5
+        and not any(p.is_symlink() for p in folder.iterdir())
+    )
     assert all(Path(a).parent == folder and len(Path(a).stem) == 32 for a in good(rows).address)
+
 
 def test_a_tar_is_unpacked_once(home, films, tmp_path, monkeypatch):
     "What was unpacked is not unpacked again; a changed tar is; a torn unpacking leaves nothing that passes for whole."
-    tar, real = tar_of(tmp_path/"my.tar", *pairs(films)), own._unpack
+    tar, real = tar_of(tmp_path / "my.tar", *pairs(films)), own._unpack
+
     def torn(opened, key, *rest):
-        if key == "rain": raise KeyboardInterrupt
+        if key == "rain":
+            raise KeyboardInterrupt
         return real(opened, key, *rest)
+
     monkeypatch.setattr(own, "_unpack", torn)
-    with pytest.raises(KeyboardInterrupt): read(tar)
+    with pytest.raises(KeyboardInterrupt):
+        read(tar)
     monkeypatch.setattr(own, "_unpack", real)
     rows = read(tar)
     assert (rows.status == "").all() and [p for p in everything(home) if "partial" in p] == []
@@ -199,108 +461,218 @@ def test_a_tar_is_unpacked_once(home, films, tmp_path, monkeypatch):
     tar_of(tar, *pairs(films, NAMES[:4]))
     assert len(read(tar)) == 4
 
+
 def test_shards(home, films, tmp_path):
     "A folder or a pattern of tars; what two of them call by one name are two clips; ids do not depend on the sharding."
-    whole = read(tar_of(tmp_path/"whole.tar", *pairs(films)))
-    (tmp_path/"shards").mkdir()
-    for i, names in enumerate((NAMES[:2], NAMES[2:])): tar_of(tmp_path/"shards"/f"s-{i:06}.tar", *pairs(films, names))
-    for place in (tmp_path/"shards", tmp_path/"shards"/"s-*.tar"): assert set(read(place).clip_id) == set(whole.clip_id)
-    for i in range(2): tar_of(tmp_path/"shards"/f"s-{i:06}.tar", *pairs(films, NAMES[i:i + 3]))
-    rows = read(tmp_path/"shards")
-    assert (rows.status == "").all() and len(rows) == 6 and not rows.clip_id.duplicated().any() and not rows.address.duplicated().any()
+    whole = read(tar_of(tmp_path / "whole.tar", *pairs(films)))
+    (tmp_path / "shards").mkdir()
+    for i, names in enumerate((NAMES[:2], NAMES[2:])):
+        tar_of(tmp_path / "shards" / f"s-{i:06}.tar", *pairs(films, names))
+    for place in (tmp_path / "shards", tmp_path / "shards" / "s-*.tar"):
+        assert set(read(place).clip_id) == set(whole.clip_id)
+    for i in range(2):
+        tar_of(tmp_path / "shards" / f"s-{i:06}.tar", *pairs(films, NAMES[i : i + 3]))
+    rows = read(tmp_path / "shards")
+    assert (
+        (rows.status == "").all()
+        and len(rows) == 6
+        and not rows.clip_id.duplicated().any()
+        and not rows.address.duplicated().any()
+    )
+
 
 def test_tars_that_are_none(home, films, tmp_path):
-    whole = tar_of(tmp_path/"whole.tar", *pairs(films)).read_bytes()
-    for name, content, words in (("torn.tar", whole[:len(whole)//2], "damaged"), ("text.tar", b"text"*1000, "damaged"), ("none.tar", b"", "damaged"), ("x.tar.gz", b"\x1f\x8b", "compressed"), ("x.zip", b"PK\x03\x04", "compressed")):
-        (tmp_path/name).write_bytes(content)
-        with pytest.raises(UserError, match=words): read(tmp_path/name)
-    with pytest.raises(UserError, match="no video with a caption"): read(tar_of(tmp_path/"captions.tar", member("a.txt", b"A.")))
+    whole = tar_of(tmp_path / "whole.tar", *pairs(films)).read_bytes()
+    for name, content, words in (
+        ("torn.tar", whole[: len(whole) // 2], "damaged"),
+        ("text.tar", b"text" * 1000, "damaged"),
+        ("none.tar", b"", "damaged"),
+        ("x.tar.gz", b"\x1f\x8b", "compressed"),
+        ("x.zip", b"PK\x03\x04", "compressed"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            read(tmp_path / name)
+    with pytest.raises(UserError, match="no video with a caption"):
+        read(tar_of(tmp_path / "captions.tar", member("a.txt", b"A.")))
+
 
 def test_tars_of_webdataset(home, films, tmp_path):
     "As its own writer makes them."
     webdataset = pytest.importorskip("webdataset")
-    with webdataset.TarWriter(str(tmp_path/"wds.tar")) as sink:
-        for i, n in enumerate(NAMES): sink.write({"__key__": f"{i:06}", "mp4": (films/f"{n}.mp4").read_bytes(), "json": dict(caption=f"There is {n}.", source="walk" if i < 2 else None)})
-    rows = read(tmp_path/"wds.tar")
-    assert (rows.status == "").all() and list(rows.caption) == [f"There is {n}." for n in NAMES] and list(rows.end) == [3, 4, 5, 6, 7] and rows.youtube_id.nunique() == 4
+    with webdataset.TarWriter(str(tmp_path / "wds.tar")) as sink:
+        for i, n in enumerate(NAMES):
+            sink.write(
+                {
+                    "__key__": f"{i:06}",
+                    "mp4": (films / f"{n}.mp4").read_bytes(),
+                    "json": dict(caption=f"There is {n}.", source="walk" if i < 2 else None),
+                }
+            )
+    rows = read(tmp_path / "wds.tar")
+    assert (
+        (rows.status == "").all()
+        and list(rows.caption) == [f"There is {n}." for n in NAMES]
+        and list(rows.end) == [3, 4, 5, 6, 7]
+        and rows.youtube_id.nunique() == 4
+    )
+
 
 # --- profiles ---
+
 
 def test_registering(home, mine):
     "The same place again goes on, another is refused, and the number of clips follows the table."
     P = register_own(csv_of(mine, FIVE), like="smoke", k=4)
-    assert P == get_profile("my") and (P.source, P.n_clips, P.n_pool, P.k, P.name) == ("own", 5, 0, 4, "my") and P.epochs_first == 1
+    assert (
+        get_profile("my") == P
+        and (P.source, P.n_clips, P.n_pool, P.k, P.name) == ("own", 5, 0, 4, "my")
+        and P.epochs_first == 1
+    )
     csv_of(mine, FIVE + "films/dog.mp4,Another.\n")
-    with pytest.raises(UserError, match="two captions"): register_own(mine/"my.csv", like="smoke")
+    with pytest.raises(UserError, match="two captions"):
+        register_own(mine / "my.csv", like="smoke")
     csv_of(mine, "\n".join(FIVE.splitlines()[:5]))
-    assert register_own(mine/"my.csv", like="smoke").n_clips == 4 and get_profile("my").k == 8 and register_own(mine/"my.csv", like="smoke", n_clips=3).n_clips == 3
-    for n in NAMES: (mine/"films"/f"{n}.txt").write_text(n)
-    with pytest.raises(UserError, match="taken by .*my.csv"): register_own(mine/"films", "my", "smoke")
-    with pytest.raises(UserError, match="comes with the package"): register_own(mine/"films", "mini", "smoke")
-    with pytest.raises(UserError, match="Unknown profile field 'kk'"): register_own(mine/"films", "other", "smoke", kk=3)
-    with pytest.raises(UserError, match="Unknown profile 'maxi'"): register_own(mine/"films", "other", "maxi")
-    assert register_own(mine/"films", like="smoke").name == "films" and sorted(p.name for p in (home/"data_manifest").iterdir()) == ["films", "my"]
+    assert (
+        register_own(mine / "my.csv", like="smoke").n_clips == 4
+        and get_profile("my").k == 8
+        and register_own(mine / "my.csv", like="smoke", n_clips=3).n_clips == 3
+    )
+    for n in NAMES:
+        (mine / "films" / f"{n}.txt").write_text(n)
+    with pytest.raises(UserError, match="taken by .*my.csv"):
+        register_own(mine / "films", "my", "smoke")
+    with pytest.raises(UserError, match="comes with the package"):
+        register_own(mine / "films", "mini", "smoke")
+    with pytest.raises(UserError, match="Unknown profile field 'kk'"):
+        register_own(mine / "films", "other", "smoke", kk=3)
+    with pytest.raises(UserError, match="Unknown profile 'maxi'"):
+        register_own(mine / "films", "other", "maxi")
+    assert register_own(mine / "films", like="smoke").name == "films" and sorted(
+        p.name for p in (home / "data_manifest").iterdir()
+    ) == ["films", "my"]
+
 
 # --- from the command line to the model ---
+
 
 @pytest.fixture
 def command(home, root, monkeypatch, capsys):
     "Run frames-matter in this process, in a home whose notebooks are the checkout's."
     home.mkdir(parents=True)
-    (home/"nbs").symlink_to(root/"nbs")
-    monkeypatch.setenv("PYTHONPATH", str(root)) # of the kernels
+    (home / "nbs").symlink_to(root / "nbs")
+    monkeypatch.setenv("PYTHONPATH", str(root))  # of the kernels
+
     def run(*words):
         code = run_command([str(w) for w in words])
         return code, *capsys.readouterr()
+
     return run
+
 
 def test_build_go_on_rebuild_export(command, home, mine, films):
     "Films of this disk and of a site become clips with splits that part no source; what is done is not done again; a rebuild tells what has rotted; what is exported can be built."
     asked = []
     with serve_folder(films, requests=asked) as url:
-        rows = [f"films/{n}.mp4,There is {n} in it.,,," for n in NAMES] + [f"{url}/wind.mp4,Part {i} of it.,{i},{i + 1.5},walk" for i in range(3)] + [f"{url}/gone.mp4,Nothing.,0,2,", f"films/snow.mp4,Too late.,5,20,", "films/cat.mp4,A cat.,,,"]
-        code, out, err = command("dataset", "build", "--from", csv_of(mine, "path,caption,start,end,source\n" + "\n".join(rows)), "--like", "smoke", "--engine", "threads")
+        rows = (
+            [f"films/{n}.mp4,There is {n} in it.,,," for n in NAMES]
+            + [f"{url}/wind.mp4,Part {i} of it.,{i},{i + 1.5},walk" for i in range(3)]
+            + [f"{url}/gone.mp4,Nothing.,0,2,", "films/snow.mp4,Too late.,5,20,", "films/cat.mp4,A cat.,,,"]
+        )
+        code, out, err = command(
+            "dataset",
+            "build",
+            "--from",
+            csv_of(mine, "path,caption,start,end,source\n" + "\n".join(rows)),
+            "--like",
+            "smoke",
+            "--engine",
+            "threads",
+        )
         assert code == 0, err
         fetched = len(asked)
-        assert command("dataset", "build", "--from", mine/"my.csv", "--like", "smoke")[0] == 0
-        assert sum(method == "GET" and path == "/wind.mp4" for method, path in asked[:fetched]) <= 2 and not any("wind" in path for _, path in asked[fetched:]) # yt-dlp looks first, then fetches
-    assert out.startswith("8 clips kept of 11 rows tried: ") and "3 rejected:" in out and "(row 12 of my.csv)" in out and "404" in out and "reproduce --data my" in out and (home/"results"/"my"/"figures"/"dataset.png").is_file()
+        assert command("dataset", "build", "--from", mine / "my.csv", "--like", "smoke")[0] == 0
+        assert sum(method == "GET" and path == "/wind.mp4" for method, path in asked[:fetched]) <= 2 and not any(
+            "wind" in path for _, path in asked[fetched:]
+        )  # yt-dlp looks first, then fetches
+    assert (
+        out.startswith("8 clips kept of 11 rows tried: ")
+        and "3 rejected:" in out
+        and "(row 12 of my.csv)" in out
+        and "404" in out
+        and "reproduce --data my" in out
+        and (home / "results" / "my" / "figures" / "dataset.png").is_file()
+    )
     P, manifest = get_profile("my"), load_manifest(get_profile("my"))
-    assert (P.source, P.engine, P.n_clips) == ("own", "threads", 10) and set(manifest.split) == {"train", "alignment", "test"} and manifest.groupby("youtube_id").split.nunique().max() == 1 and (manifest.youtube_id == "walk").sum() == 3
+    assert (
+        (P.source, P.engine, P.n_clips) == ("own", "threads", 10)
+        and set(manifest.split) == {"train", "alignment", "test"}
+        and manifest.groupby("youtube_id").split.nunique().max() == 1
+        and (manifest.youtube_id == "walk").sum() == 3
+    )
     item = VideoCaptionDataset(P, "train", k=P.k, size=P.image_size)[0]
     assert tuple(item["video"].shape) == (8, 3, 64, 64) and item["caption"] in set(manifest.caption)
     assert command("dataset", "verify", "-p", "my")[0] == 0 and command("dataset", "select", "-p", "my")[0] == 0
     code, out, err = command("dataset", "build", "--from", films, "--name", "my")
     assert code == 2 and "taken by" in err and err.count("\n") == 1
-    code, out, err = command("dataset", "build", "--from-manifest", home/"data_manifest"/"my"/"clips.csv", "--like", "smoke", "-o", "patience=1")
-    assert code == 1 and "3 have rotted" in out and "my-again/rotted.csv" in out # of the films that were served
-    assert command("dataset", "export", "-p", "my", "--to", home/"tars")[0] == 0 and command("dataset", "build", "--from", home/"tars", "--name", "back", "--like", "smoke")[0] == 0
+    code, out, err = command(
+        "dataset",
+        "build",
+        "--from-manifest",
+        home / "data_manifest" / "my" / "clips.csv",
+        "--like",
+        "smoke",
+        "-o",
+        "patience=1",
+    )
+    assert code == 1 and "3 have rotted" in out and "my-again/rotted.csv" in out  # of the films that were served
+    assert (
+        command("dataset", "export", "-p", "my", "--to", home / "tars")[0] == 0
+        and command("dataset", "build", "--from", home / "tars", "--name", "back", "--like", "smoke")[0] == 0
+    )
     assert sorted(load_manifest(get_profile("back")).caption) == sorted(manifest.caption)
+
 
 def test_originals_moved_away(command, home, mine):
     "What was made of films that are gone is kept: lessons go on with it, and a build says what would be lost; a clip damaged at its size is made again."
-    table = csv_of(mine, "path,caption\n" + "\n".join([f"films/{n}.mp4,There is {n} in it." for n in NAMES] + ["films/none.mp4,It was never there."]))
+    table = csv_of(
+        mine,
+        "path,caption\n"
+        + "\n".join([f"films/{n}.mp4,There is {n} in it." for n in NAMES] + ["films/none.mp4,It was never there."]),
+    )
     code, out, err = command("dataset", "build", "--from", table, "--like", "smoke")
     assert code == 0 and out.startswith("5 clips kept of 6 rows tried") and "there is no file 'films/none.mp4'" in out
     P, clip = get_profile("my"), Path(load_manifest(get_profile("my")).path[0])
     whole = clip.read_bytes()
     clip.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
     assert command("dataset", "verify", "-p", "my")[0] == 2
-    assert command("dataset", "build", "-p", "my")[0] == 0 and clip.read_bytes() == whole and command("dataset", "verify", "-p", "my")[0] == 0
-    manifest = (home/"data_manifest"/"my"/"clips.csv").read_bytes()
-    (mine/"films"/"dog.mp4").rename(mine/"dog.mp4")
-    assert (build_dataset(P, progress=False).status == "kept").sum() == 5 and command("dataset", "verify", "-p", "my")[0] == 0
+    assert (
+        command("dataset", "build", "-p", "my")[0] == 0
+        and clip.read_bytes() == whole
+        and command("dataset", "verify", "-p", "my")[0] == 0
+    )
+    manifest = (home / "data_manifest" / "my" / "clips.csv").read_bytes()
+    (mine / "films" / "dog.mp4").rename(mine / "dog.mp4")
+    assert (build_dataset(P, progress=False).status == "kept").sum() == 5 and command("dataset", "verify", "-p", "my")[
+        0
+    ] == 0
     code, out, err = command("dataset", "build", "-p", "my")
     assert code == 2 and "(row 2 of my.csv)" in err and "put the files back" in err and err.count("\n") == 1
-    assert clip.read_bytes() == whole and (home/"data_manifest"/"my"/"clips.csv").read_bytes() == manifest
+    assert clip.read_bytes() == whole and (home / "data_manifest" / "my" / "clips.csv").read_bytes() == manifest
     table.write_text(table.read_text().replace("films/dog.mp4", "dog.mp4"))
     assert command("dataset", "build", "-p", "my")[0] == 0 and command("dataset", "verify", "-p", "my")[0] == 0
 
+
 def test_lessons_of_a_handful(command, home, mine):
     "The first lesson and the last, which compares, on five clips of which one is held out for testing."
-    for n in NAMES: (mine/"films"/f"{n}.txt").write_text(f"There is {n} in it.")
-    assert command("dataset", "build", "--from", mine/"films", "--like", "smoke", "--name", "few")[0] == 0
+    for n in NAMES:
+        (mine / "films" / f"{n}.txt").write_text(f"There is {n} in it.")
+    assert command("dataset", "build", "--from", mine / "films", "--like", "smoke", "--name", "few")[0] == 0
     lessons = lesson_paths()
     assert len(run_lessons("few", notebooks=[lessons[0], lessons[-1]], progress=False)) == 2
     code, out, err = command("report", "-p", "few")
-    assert code == 0 and "README.md" not in out and "reader's own clips" in (home/"results"/"few"/"tables"/"gap.md").read_text(), err
+    assert (
+        code == 0
+        and "README.md" not in out
+        and "reader's own clips" in (home / "results" / "few" / "tables" / "gap.md").read_text()
+    ), err

@@ -1,33 +1,60 @@
 "The package as a whole: one place for each fact, cheap imports, dependencies that point downwards."
-import ast, configparser, re, subprocess, sys
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
 from importlib import metadata
 
 import ffmpeg
 import pytest
 
-from frames_matter.core import find_ffmpeg
+from frames_matter.base.ffmpeg import find_ffmpeg
 
-try: import tomllib
-except ModuleNotFoundError: import tomli as tomllib
+try:
+    import tomllib
+except ModuleNotFoundError:
+    import tomli as tomllib
 
-NOTEBOOK_TOOLS = "nbdev papermill IPython ipykernel nbformat nbclient jupyter_client execnb fastcore".split()
+NOTEBOOK_TOOLS = [
+    "nbdev",
+    "papermill",
+    "IPython",
+    "ipykernel",
+    "nbformat",
+    "nbclient",
+    "jupyter_client",
+    "execnb",
+    "fastcore",
+]
+
 
 @pytest.fixture(scope="module")
 def settings(root):
     parser = configparser.ConfigParser(delimiters=["="], interpolation=None)
-    parser.read(root/"settings.ini", encoding="utf-8")
+    parser.read(root / "settings.ini", encoding="utf-8")
     return parser["DEFAULT"]
 
+
 @pytest.fixture(scope="module")
-def pyproject(root): return tomllib.loads((root/"pyproject.toml").read_text(encoding="utf-8"))
+def pyproject(root):
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 
-def lines(text): return [line.strip() for line in text.splitlines() if line.strip()]
 
-def python(code, cwd=None): return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+def lines(text):
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def python(code, cwd=None):
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+
 
 def test_name_and_lowest_python_agree(settings, pyproject):
     assert pyproject["project"]["name"] == settings["name"]
     assert pyproject["project"]["requires-python"] == f">={settings['min_python']}"
+
 
 def test_no_other_fact_stands_in_both(settings, pyproject):
     assert set(pyproject["project"]) == {"name", "requires-python", "dynamic"}
@@ -35,43 +62,82 @@ def test_no_other_fact_stands_in_both(settings, pyproject):
     stray = set(pyproject["tool"]["nbdev"]) & set(settings)
     assert not stray
 
+
 def test_dynamic_fields_cover_what_setup_gives(root, pyproject):
     declared = set(pyproject["project"]["dynamic"])
     assert declared >= {"version", "description", "dependencies", "optional-dependencies", "scripts"}
 
+
 def test_version_stands_once(root, settings):
-    version = re.search(r'^__version__ = "(.+)"', (root/"frames_matter"/"__init__.py").read_text(), re.M)[1]
+    version = re.search(r'^__version__ = "(.+)"', (root / "frames_matter" / "__init__.py").read_text(), re.M)[1]
     import frames_matter
+
     assert frames_matter.__version__ == metadata.version(settings["name"]) == version
     for name in ("settings.ini", "setup.py", "pyproject.toml"):
-        assert not re.search(r"version\s*=\s*[\"']?\d+\.\d+\.\d+", (root/name).read_text()), name
+        assert not re.search(r"version\s*=\s*[\"']?\d+\.\d+\.\d+", (root / name).read_text()), name
+
 
 def test_requirements_are_ranges_and_pins_are_constraints(root, settings):
     requirements = lines(settings["requirements"])
     assert all(re.fullmatch(r"[\w-]+>=[\d.]+(,<[\d.]+)?", r) for r in requirements), requirements
-    pins = re.findall(r"^([\w-]+)==", (root/"constraints.txt").read_text(), re.M)
+    pins = re.findall(r"^([\w-]+)==", (root / "constraints.txt").read_text(), re.M)
     assert {"nbdev", "fastcore", "execnb", "torch"} <= set(pins)
     names = {re.split(r"[><=]", r)[0] for r in requirements}
-    assert {"nbdev", "torch", "decord2", "yt-dlp", "ffmpeg-python", "matplotlib", "pandas", "huggingface_hub", "papermill"} <= names
+    assert {
+        "nbdev",
+        "torch",
+        "decord2",
+        "yt-dlp",
+        "ffmpeg-python",
+        "matplotlib",
+        "pandas",
+        "huggingface_hub",
+        "papermill",
+    } <= names
+
 
 def test_both_console_scripts_are_installed(settings):
     names = {e.name for e in metadata.distribution(settings["name"]).entry_points if e.group == "console_scripts"}
     assert names == {"frames-matter", "nbdev_test"}
 
+
 def test_import_is_cheap(tmp_path):
     heavy = NOTEBOOK_TOOLS + ["torch", "pandas", "matplotlib", "scipy"]
-    done = python(f"import sys, frames_matter, frames_matter.cli; print([m for m in {heavy} if m in sys.modules])", tmp_path)
+    done = python(
+        f"import sys, frames_matter, frames_matter.cli; print([m for m in {heavy} if m in sys.modules])", tmp_path
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
 
 def test_help_needs_no_notebook_tools(tmp_path):
     block = f"import sys; sys.modules.update(dict.fromkeys({NOTEBOOK_TOOLS + ['torch', 'pandas']}))"
-    done = python(f"{block}\nimport frames_matter\nfrom frames_matter.cli import run_command\nsys.exit(run_command(['--help']))", tmp_path)
+    done = python(
+        f"{block}\nimport frames_matter\nfrom frames_matter.cli import run_command\nsys.exit(run_command(['--help']))",
+        tmp_path,
+    )
     assert done.returncode == 0 and "reproduce" in done.stdout, done.stderr
 
-@pytest.mark.parametrize("module", ["report", "stats", "survivors", "audit_report", "frame_report", "ladder_report", "loss_report", "cross_report"])
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "metrics.stats",
+        "report.readme",
+        "report.survivors",
+        "report.figures",
+        "labs.audit_report",
+        "labs.frames_report",
+        "labs.ladder_report",
+        "labs.losses_report",
+        "labs.cross_validation_report",
+    ],
+)
 def test_report_needs_no_torch(tmp_path, module):
-    done = python(f"import sys, frames_matter.{module}; print([m for m in sys.modules if m.split('.')[0] == 'torch'])", tmp_path)
+    done = python(
+        f"import sys, frames_matter.{module}; print([m for m in sys.modules if m.split('.')[0] == 'torch'])", tmp_path
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
 
 ORDER = """
 import importlib.abc, sys
@@ -82,53 +148,90 @@ class Watch(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Watch())
 import {module}
 assert "decord" not in sys.modules, "importing {module} imports decord"
-from frames_matter.frames import read_frames
+from frames_matter.video.frames import read_frames
 assert read_frames({film!r}, [0]).shape[0] == 1 and "decord" in sys.modules
 """
+
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
     "A second of video."
-    path = tmp_path_factory.mktemp("film")/"film.mp4"
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
     source = ffmpeg.input("testsrc=s=64x48:r=5:d=1", f="lavfi")
     source.output(str(path), vcodec="libx264", pix_fmt="yuv420p").global_args("-v", "error").run(cmd=find_ffmpeg())
     return str(path)
 
-@pytest.mark.parametrize("module", ["frames", "sampling", "dataset", "own", "cli", "report", "viclip", "frame_lab"])
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "video.frames",
+        "video.sampling",
+        "data.dataset",
+        "data.own",
+        "cli",
+        "report.tables",
+        "model.viclip",
+        "labs.frames",
+    ],
+)
 def test_decord_is_imported_after_torch_whatever_is_imported_first(film, tmp_path, module):
     "decord preloads every library beside torch's CUDA build, NVBLAS among them, which kills torch if torch was not there first."
     done = python(ORDER.format(module=f"frames_matter.{module}", film=film), tmp_path)
     assert done.returncode == 0, done.stderr
 
+
 def test_one_place_imports_decord(root):
     importing = [name for name, s in sources(root).items() if re.search(r"^\s*(import|from) decord\b", s, re.M)]
-    assert importing == ["frames"]
+    assert importing == ["video.frames"]
+
 
 # --- the source ---
 
-LAYERS = [{"core"}, {"compute", "hub", "world", "loopback", "engine", "ledger", "losses", "attention", "fusion", "sampling", "gap", "retrieval"}, {"frames", "viclip", "select"}, {"fetch", "own"},
-          {"dataset", "training", "pretrain"}, {"export", "evaluation"}, {"audit", "frame_lab", "ladder", "loss_lab", "cross_validation"}, {"experiment", "stats"}, {"report", "reproduce"}, {"audit_report", "frame_report", "ladder_report", "loss_report", "cross_report", "survivors"}, {"cli"}]
 
-def sources(root): return {p.stem: p.read_text(encoding="utf-8") for p in sorted((root/"frames_matter").glob("*.py")) if not p.stem.startswith("_")}
+def sources(root):
+    "Dotted name of every module -> its source."
+    package = root / "frames_matter"
+    paths = [p for p in sorted(package.rglob("*.py")) if not p.stem.startswith("_")]
+    return {".".join(p.relative_to(package).with_suffix("").parts): p.read_text(encoding="utf-8") for p in paths}
 
-def siblings(source):
+
+def imported(name, source):
     "The package's modules that a module imports, anywhere in it."
+    folder = name.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.level == 1 or (node.module or "").startswith("frames_matter")):
-            module = (node.module or "").removeprefix("frames_matter").strip(".")
-            yield from [module] if module else [a.name for a in node.names if not a.name.startswith("__")]
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            module = [*folder[: len(folder) - node.level + 1], *(node.module or "").split(".")]
+        elif (node.module or "").startswith("frames_matter."):
+            module = node.module.split(".")[1:]
+        else:
+            continue
+        yield ".".join(filter(None, module))
+
 
 def test_imports_point_downwards(root):
-    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    found = sources(root)
-    assert set(found) <= set(rank), f"give {set(found) - set(rank)} a layer"
-    upward = [f"{a} -> {b}" for a, source in found.items() for b in siblings(source) if rank[b] >= rank[a]]
-    assert not upward
+    "Folders, and the modules of each, have an order in which each imports from those before alone."
+    modules = {name: set(imported(name, source)) for name, source in sources(root).items()}
+    folders = {}
+    for name, found in modules.items():
+        folders.setdefault(name.split(".")[0], set()).update(i.split(".")[0] for i in found)
+    list(TopologicalSorter(modules).static_order())  # a circle is a CycleError, which names it
+    list(TopologicalSorter({f: found - {f} for f, found in folders.items()}).static_order())
+
 
 def test_source_is_of_the_lowest_python(root, settings):
     version = tuple(map(int, settings["min_python"].split(".")))
-    for name, source in sources(root).items(): ast.parse(source, filename=name, feature_version=version)
+    for name, source in sources(root).items():
+        ast.parse(source, filename=name, feature_version=version)
+
 
 def test_no_star_imports(root):
-    stars = [name for name, s in sources(root).items() for n in ast.walk(ast.parse(s)) if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
+    stars = [
+        name
+        for name, s in sources(root).items()
+        for n in ast.walk(ast.parse(s))
+        if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"
+    ]
     assert not stars

@@ -1,5 +1,10 @@
 """Published checkpoints: B/16 and L/14 at full size with random numbers, loaded, run and saved back; memory; and through the hub's own client."""
-import json, os, subprocess, sys, warnings
+
+import json
+import os
+import subprocess
+import sys
+import warnings
 from collections import OrderedDict
 
 import pytest
@@ -7,28 +12,38 @@ import torch
 from hub_server import COMMIT, serve_hub
 from safetensors.torch import load_file, save_file
 
-from frames_matter.core import UserError, get_profile
-from frames_matter.viclip import ViCLIP, ViCLIPConfig, load_viclip, save_viclip, weights_of
+from frames_matter.base.errors import UserError
+from frames_matter.base.profiles import get_profile
+from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
+from frames_matter.model.weights import load_viclip, save_viclip, weights_of
 
 SMALL = ViCLIPConfig(32, 16, 64, 2, 1, 32, 4, 16, 300, 64, 1, 2)
 
+
 @pytest.fixture()
-def state(): return {k: torch.randn_like(v) for k, v in ViCLIP(SMALL).state_dict().items()}
+def state():
+    return {k: torch.randn_like(v) for k, v in ViCLIP(SMALL).state_dict().items()}
+
 
 def random_checkpoint(shared, name, path):
     "A checkpoint with the real one's names and shapes and random numbers; the shape list is read where it is."
-    listed = json.loads((shared/"viclip"/f"viclip_{name}_state_dict_shapes.json").read_text())
+    listed = json.loads((shared / "viclip" / f"viclip_{name}_state_dict_shapes.json").read_text())
     numbers = torch.Generator().manual_seed(0)
-    tensors = OrderedDict((k, torch.empty(v).uniform_(-0.03, 0.03, generator=numbers)) for k, v in listed.get("shapes", listed).items())
-    if path.suffix == ".pth": torch.save({"model": tensors}, path)
-    else: save_file(tensors, path, metadata={"format": "pt"})
+    tensors = OrderedDict(
+        (k, torch.empty(v).uniform_(-0.03, 0.03, generator=numbers)) for k, v in listed.get("shapes", listed).items()
+    )
+    if path.suffix == ".pth":
+        torch.save({"model": tensors}, path)
+    else:
+        save_file(tensors, path, metadata={"format": "pt"})
     return len(tensors)
+
 
 # Run in a process of its own: load, measure, touch every number, one forward pass of each tower, save back, compare.
 ROUND = """
 import json, resource, sys, torch
 from safetensors import safe_open
-from frames_matter.viclip import load_viclip, save_viclip
+from frames_matter.model.weights import load_viclip, save_viclip
 torch.set_num_threads(1)
 def peak(): # bytes: of this process since it was started; ru_maxrss would also count the one it was forked from
     return 1024*int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
@@ -52,101 +67,177 @@ with safe_open(back, "pt") as saved, (safe_open(source, "pt") if original is Non
 print(json.dumps({"grown": grown, "config": vars(model.config), "tensors": len(names)}))
 """
 
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("name, suffix, tensors", [("b", ".safetensors", 303), ("b", ".pth", 303), ("l", ".pth", 447)])
 def test_full_size_checkpoints_load_run_and_save_back(shared, tmp_path, name, suffix, tensors):
-    path = tmp_path/f"viclip_{name}{suffix}"
+    path = tmp_path / f"viclip_{name}{suffix}"
     assert random_checkpoint(shared, name, path) == tensors
     size = path.stat().st_size
-    done = subprocess.run([sys.executable, "-c", ROUND, str(path), str(tmp_path/"back.safetensors")], capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    for file in (path, tmp_path/"back.safetensors"): file.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ROUND, str(path), str(tmp_path / "back.safetensors")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    for file in (path, tmp_path / "back.safetensors"):
+        file.unlink(missing_ok=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name}{suffix}: file {size/1e6:.0f} MB, memory {found['grown']/1e6:.0f} MB, {found['grown']/size:.2f} of the file")
-    assert found["tensors"] == tensors and found["grown"] < 1.3*size, f"{found['grown']/size:.2f} of the file"
+    print(
+        f"{name}{suffix}: file {size / 1e6:.0f} MB, memory {found['grown'] / 1e6:.0f} MB, {found['grown'] / size:.2f} of the file"
+    )
+    assert found["tensors"] == tensors and found["grown"] < 1.3 * size, f"{found['grown'] / size:.2f} of the file"
     width, layers, patch, text, embed = dict(b=(768, 12, 16, 512, 512), l=(1024, 24, 14, 768, 768))[name]
-    assert found["config"] == dict(image_size=224, patch_size=patch, vision_width=width, vision_layers=layers, vision_heads=width//64, embed_dim=embed, num_frames=8,
-                                   context_length=32, vocab_size=49408, text_width=text, text_heads=text//64, text_layers=12)
+    assert found["config"] == dict(
+        image_size=224,
+        patch_size=patch,
+        vision_width=width,
+        vision_layers=layers,
+        vision_heads=width // 64,
+        embed_dim=embed,
+        num_frames=8,
+        context_length=32,
+        vocab_size=49408,
+        text_width=text,
+        text_heads=text // 64,
+        text_layers=12,
+    )
+
 
 def test_what_does_not_fit_is_named(state, tmp_path):
-    torch.save({"model": {k: v for k, v in state.items() if "ln_pre" not in k} | {"head.weight": torch.zeros(3), "text_encoder.ln_final.bias": torch.zeros(9)}}, tmp_path/"x.pth")
-    with pytest.raises(UserError) as e: load_viclip(tmp_path/"x.pth")
-    for said in ("missing: vision_encoder.ln_pre.weight, vision_encoder.ln_pre.bias;", "not expected: head.weight;", "of another shape: text_encoder.ln_final.bias (9,) for (64,)"): assert said in str(e.value)
-    torch.save({"model": {k: v for k, v in state.items() if ".1." not in k}}, tmp_path/"cut.pth")
-    with pytest.raises(UserError, match="missing: vision_encoder.transformer.resblocks.1.attn"): load_viclip(tmp_path/"cut.pth", config=SMALL)
-    torch.save({"model": state | {f"extra.{i}": torch.zeros(1) for i in range(500)}}, tmp_path/"many.pth")
-    with pytest.raises(UserError, match="extra.19 and 480 more"): load_viclip(tmp_path/"many.pth")
+    torch.save(
+        {
+            "model": {k: v for k, v in state.items() if "ln_pre" not in k}
+            | {"head.weight": torch.zeros(3), "text_encoder.ln_final.bias": torch.zeros(9)}
+        },
+        tmp_path / "x.pth",
+    )
+    with pytest.raises(UserError) as e:
+        load_viclip(tmp_path / "x.pth")
+    for said in (
+        "missing: vision_encoder.ln_pre.weight, vision_encoder.ln_pre.bias;",
+        "not expected: head.weight;",
+        "of another shape: text_encoder.ln_final.bias (9,) for (64,)",
+    ):
+        assert said in str(e.value)
+    torch.save({"model": {k: v for k, v in state.items() if ".1." not in k}}, tmp_path / "cut.pth")
+    with pytest.raises(UserError, match="missing: vision_encoder.transformer.resblocks.1.attn"):
+        load_viclip(tmp_path / "cut.pth", config=SMALL)
+    torch.save({"model": state | {f"extra.{i}": torch.zeros(1) for i in range(500)}}, tmp_path / "many.pth")
+    with pytest.raises(UserError, match="extra.19 and 480 more"):
+        load_viclip(tmp_path / "many.pth")
 
-@pytest.mark.parametrize("content", [
-    lambda s: {"model": s | {"note": "text"}}, lambda s: {"model": s, "epoch": 3}, lambda s: {"model": s | {"numbers": [1, 2]}}, lambda s: list(s.values()), lambda s: {"model": {}},
-    lambda s: {"model": s, "args": __import__("argparse").Namespace(lr=1)}], ids=["text", "beside", "list", "unnamed", "empty", "object"])
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda s: {"model": s | {"note": "text"}},
+        lambda s: {"model": s, "epoch": 3},
+        lambda s: {"model": s | {"numbers": [1, 2]}},
+        lambda s: list(s.values()),
+        lambda s: {"model": {}},
+        lambda s: {"model": s, "args": __import__("argparse").Namespace(lr=1)},
+    ],
+    ids=["text", "beside", "list", "unnamed", "empty", "object"],
+)
 def test_anything_but_tensors_is_refused(state, tmp_path, content):
-    torch.save(content(state), tmp_path/"x.pth")
-    with pytest.raises(UserError) as e: load_viclip(tmp_path/"x.pth")
+    torch.save(content(state), tmp_path / "x.pth")
+    with pytest.raises(UserError) as e:
+        load_viclip(tmp_path / "x.pth")
     assert "x.pth" in str(e.value) and "\n" not in str(e.value)
 
+
 def test_a_pickle_of_the_old_kind_is_read_and_one_with_code_is_not_run(state, tmp_path):
-    torch.save({"model": state}, tmp_path/"old.pth", _use_new_zipfile_serialization=False)
-    assert all(torch.equal(v, state[k]) for k, v in load_viclip(tmp_path/"old.pth").state_dict().items())
+    torch.save({"model": state}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert all(torch.equal(v, state[k]) for k, v in load_viclip(tmp_path / "old.pth").state_dict().items())
+
     class Evil:
-        def __reduce__(self): return (open, (str(tmp_path/"ran"), "w"))
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
     for new in (True, False):
-        torch.save({"model": state | {"evil": Evil()}}, tmp_path/"evil.pth", _use_new_zipfile_serialization=new)
-        with pytest.raises(UserError, match="could run code"): load_viclip(tmp_path/"evil.pth")
-    assert not (tmp_path/"ran").exists()
+        torch.save({"model": state | {"evil": Evil()}}, tmp_path / "evil.pth", _use_new_zipfile_serialization=new)
+        with pytest.raises(UserError, match="could run code"):
+            load_viclip(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_damaged_file_is_one_sentence(state, tmp_path, suffix):
-    whole, path = tmp_path/f"whole{suffix}", tmp_path/f"x{suffix}"
+    whole, path = tmp_path / f"whole{suffix}", tmp_path / f"x{suffix}"
     torch.save({"model": state}, whole) if suffix == ".pth" else save_file(state, whole)
     data = whole.read_bytes()
-    for damaged in (b"", b"not a checkpoint at all", data[:100], data[:len(data)//2], data[:-10]):
+    for damaged in (b"", b"not a checkpoint at all", data[:100], data[: len(data) // 2], data[:-10]):
         path.write_bytes(damaged)
-        with pytest.raises(UserError) as e: load_viclip(path)
+        with pytest.raises(UserError) as e:
+            load_viclip(path)
         assert path.name in str(e.value) and "\n" not in str(e.value)
+
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
 def test_a_wrappers_prefix_is_taken_off_and_said(state, tmp_path, prefix):
-    save_file({prefix + k: v for k, v in state.items()}, tmp_path/"x.safetensors")
-    with pytest.warns(UserWarning, match=prefix): model = load_viclip(tmp_path/"x.safetensors")
+    save_file({prefix + k: v for k, v in state.items()}, tmp_path / "x.safetensors")
+    with pytest.warns(UserWarning, match=prefix):
+        model = load_viclip(tmp_path / "x.safetensors")
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    save_file({(prefix if i else "") + k: v for i, (k, v) in enumerate(state.items())}, tmp_path/"mixed.safetensors")
-    with pytest.raises(UserError, match="Not a ViCLIP|not expected"): load_viclip(tmp_path/"mixed.safetensors")
+    save_file({(prefix if i else "") + k: v for i, (k, v) in enumerate(state.items())}, tmp_path / "mixed.safetensors")
+    with pytest.raises(UserError, match="Not a ViCLIP|not expected"):
+        load_viclip(tmp_path / "mixed.safetensors")
+
 
 def test_other_numbers_of_frames_are_interpolated_and_said(state, tmp_path):
     import dataclasses
-    torch.save({"model": state}, tmp_path/"x.pth")
+
+    torch.save({"model": state}, tmp_path / "x.pth")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = load_viclip(tmp_path/"x.pth")
-        with torch.no_grad(): model.encode_video(torch.zeros(1, 4, 3, 32, 32)), model.encode_video(torch.zeros(1, 1, 3, 32, 32))
-    with pytest.warns(UserWarning, match="4 temporal positions; they are interpolated to 12"): longer = load_viclip(tmp_path/"x.pth", config=dataclasses.replace(SMALL, num_frames=12))
+        model = load_viclip(tmp_path / "x.pth")
+        with torch.no_grad():
+            model.encode_video(torch.zeros(1, 4, 3, 32, 32)), model.encode_video(torch.zeros(1, 1, 3, 32, 32))
+    with pytest.warns(UserWarning, match="4 temporal positions; they are interpolated to 12"):
+        longer = load_viclip(tmp_path / "x.pth", config=dataclasses.replace(SMALL, num_frames=12))
     video = torch.randn(1, 12, 3, 32, 32)
     with torch.no_grad():
-        with pytest.warns(UserWarning, match="12 frames and the model 4"): at_once = model.encode_video(video)
+        with pytest.warns(UserWarning, match="12 frames and the model 4"):
+            at_once = model.encode_video(video)
         assert torch.allclose(longer.encode_video(video), at_once, atol=1e-6)
     known = model.vision_encoder.temporal_positional_embedding[0].detach()
-    assert torch.allclose(longer.vision_encoder.temporal_positional_embedding[0, 1::3].detach(), known, atol=1e-6)  # the middle of each three is what was learnt
+    assert torch.allclose(
+        longer.vision_encoder.temporal_positional_embedding[0, 1::3].detach(), known, atol=1e-6
+    )  # the middle of each three is what was learnt
+
 
 def test_half_precision_is_read_as_float32(state, tmp_path):
-    save_file({k: v.bfloat16() for k, v in state.items()}, tmp_path/"x.safetensors")
-    model = load_viclip(tmp_path/"x.safetensors")
-    assert all(p.dtype == torch.float32 and torch.equal(p, state[k].bfloat16().float()) for k, p in model.state_dict().items())
+    save_file({k: v.bfloat16() for k, v in state.items()}, tmp_path / "x.safetensors")
+    model = load_viclip(tmp_path / "x.safetensors")
+    assert all(
+        p.dtype == torch.float32 and torch.equal(p, state[k].bfloat16().float()) for k, p in model.state_dict().items()
+    )
+
 
 def test_training_a_loaded_model_leaves_its_file_alone(state, tmp_path):
-    for path in (tmp_path/"x.pth", tmp_path/"x.safetensors"):
+    for path in (tmp_path / "x.pth", tmp_path / "x.safetensors"):
         torch.save({"model": state}, path) if path.suffix == ".pth" else save_file(state, path)
         before, model = path.read_bytes(), load_viclip(path)
         with torch.no_grad():
-            for p in model.parameters(): p += 1
+            for p in model.parameters():
+                p += 1
         save_viclip(model, path.with_name("other.safetensors"))
-        assert path.read_bytes() == before and torch.equal(load_file(path.with_name("other.safetensors"))["temp"], state["temp"] + 1)
+        assert path.read_bytes() == before and torch.equal(
+            load_file(path.with_name("other.safetensors"))["temp"], state["temp"] + 1
+        )
+
 
 LOAD = """
 import json, sys
-from frames_matter.core import UserError, file_sha256, get_profile
-from frames_matter.hub import resolve_file
-from frames_matter.viclip import load_viclip, tokenizer_for, weights_of
+from frames_matter.base.errors import UserError
+from frames_matter.base.files import file_sha256
+from frames_matter.base.profiles import get_profile
+from frames_matter.base.hub import resolve_file
+from frames_matter.model.tokenizer import tokenizer_for
+from frames_matter.model.weights import load_viclip, weights_of
 for overrides in json.loads(sys.argv[1]):
     profile = get_profile("internvid", **overrides)
     try:
@@ -156,23 +247,52 @@ for overrides in json.loads(sys.argv[1]):
     except UserError as e: print(json.dumps({"error": str(e)}))
 """
 
+
 def test_the_internvid_profile_gets_weights_and_tokenizer_from_the_hub(state, tmp_path, root):
     from hashlib import sha256
-    torch.save({"model": state}, tmp_path/"weights.pth")
-    save_file(state, tmp_path/"model.safetensors")
-    bpe = root/"frames_matter"/"assets"/"nano_bpe.txt.gz"
-    files = {"OpenGVLab/ViCLIP/ViClip-InternVid-10M-FLT.pth": tmp_path/"weights.pth", "OpenGVLab/ViCLIP/bpe_simple_vocab_16e6.txt.gz": bpe, "OpenGVLab/ViCLIP-L-14-hf/model.safetensors": tmp_path/"model.safetensors"}
+
+    torch.save({"model": state}, tmp_path / "weights.pth")
+    save_file(state, tmp_path / "model.safetensors")
+    bpe = root / "frames_matter" / "assets" / "nano_bpe.txt.gz"
+    files = {
+        "OpenGVLab/ViCLIP/ViClip-InternVid-10M-FLT.pth": tmp_path / "weights.pth",
+        "OpenGVLab/ViCLIP/bpe_simple_vocab_16e6.txt.gz": bpe,
+        "OpenGVLab/ViCLIP-L-14-hf/model.safetensors": tmp_path / "model.safetensors",
+    }
     with serve_hub(files, revisions=("main", "v1")) as hub:
+
         def load(*overrides):
-            done = subprocess.run([sys.executable, "-c", LOAD, json.dumps(overrides)], env={**os.environ, **hub.env(tmp_path/"home")}, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(
+                [sys.executable, "-c", LOAD, json.dumps(overrides)],
+                env={**os.environ, **hub.env(tmp_path / "home")},
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
             assert done.returncode == 0, done.stderr[-2000:]
             return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        as_it_is, tagged, absent, hf, path = load({}, {"revision": "v1"}, {"revision": "v9"}, {"weights": "hub:OpenGVLab/ViCLIP-L-14-hf/model.safetensors"}, {"weights": str(tmp_path/"weights.pth")})
-        assert as_it_is["width"] == 64 and as_it_is["sum"] == pytest.approx(float(sum(v.double().sum() for v in state.values())), rel=1e-9)
-        assert as_it_is["sha"] == path["sha"] == sha256((tmp_path/"weights.pth").read_bytes()).hexdigest()
+
+        as_it_is, tagged, absent, hf, path = load(
+            {},
+            {"revision": "v1"},
+            {"revision": "v9"},
+            {"weights": "hub:OpenGVLab/ViCLIP-L-14-hf/model.safetensors"},
+            {"weights": str(tmp_path / "weights.pth")},
+        )
+        assert as_it_is["width"] == 64 and as_it_is["sum"] == pytest.approx(
+            float(sum(v.double().sum() for v in state.values())), rel=1e-9
+        )
+        assert as_it_is["sha"] == path["sha"] == sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
         assert tagged == as_it_is and hf["sum"] == as_it_is["sum"] and "no such revision" in absent["error"]
         asked = {tuple(p.split("/")[4:]) for m, p, *_ in hub.requests if "/resolve/" in p and m == "HEAD"}
-        assert asked >= {(r, f) for r in ("main", "v1") for f in ("ViClip-InternVid-10M-FLT.pth", "bpe_simple_vocab_16e6.txt.gz")}, asked
+        assert asked >= {
+            (r, f) for r in ("main", "v1") for f in ("ViClip-InternVid-10M-FLT.pth", "bpe_simple_vocab_16e6.txt.gz")
+        }, asked
         before = len(hub.requests)
-        assert load({"revision": COMMIT}) == [as_it_is] and len(hub.requests) == before, "a pinned file that is here was asked for"
-    assert weights_of(get_profile("internvid", revision=COMMIT)).endswith(f"@{COMMIT}") and weights_of(get_profile("mini", revision=COMMIT)) == "nano"
+        assert load({"revision": COMMIT}) == [as_it_is] and len(hub.requests) == before, (
+            "a pinned file that is here was asked for"
+        )
+    assert (
+        weights_of(get_profile("internvid", revision=COMMIT)).endswith(f"@{COMMIT}")
+        and weights_of(get_profile("mini", revision=COMMIT)) == "nano"
+    )
