@@ -5,13 +5,14 @@ OVERRIDES ?=
 BIN     := .venv/bin
 READY   := .venv/installed
 MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
+BY_HAND := nbs tests bench setup.py $(filter-out %_modidx.py,$(wildcard frames_matter/_*.py*)) $(wildcard frames_matter/*/__init__.py)
 empty :=
 space := $(empty) $(empty)
 comma := ,
 quote = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test report notebooks docs wheel clean
+.PHONY: help setup reproduce test quick fix report notebooks docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +22,13 @@ reproduce: $(READY) ## the whole study: five lessons, tables and figures (PROFIL
 
 test: $(READY) ## everything that is tested, as in CI
 	@$(BIN)/python tests/all.py
+
+quick: $(READY) ## what takes under a minute of it, for while you work
+	@$(BIN)/python tests/all.py --quick
+
+fix: $(READY) ## lay out notebooks and tests, mend what can be mended, export, clean
+	@$(BIN)/ruff check --quiet --fix $(BY_HAND); $(BIN)/ruff format $(BY_HAND)
+	@$(BIN)/nbdev-export && $(BIN)/nbdev-clean
 
 report: $(READY) ## fill tables, figures and README.md from results/ (PROFILE=mini)
 	@$(BIN)/frames-matter report --profile $(PROFILE)
@@ -36,7 +44,7 @@ wheel: $(READY) ## the package, into dist/
 	@$(BIN)/python -m build --outdir dist .
 
 clean: ## remove what was built; data/, results/ and .venv stay
-	rm -rf build dist *.egg-info _proc _docs .pytest_cache
+	rm -rf build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 setup: $(READY) ## install into .venv

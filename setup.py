@@ -1,4 +1,7 @@
-"Builds the package from settings.ini, which holds the metadata and requirements; pyproject.toml declares those fields dynamic."
+"""Builds the package from settings.ini, which holds the metadata and requirements.
+
+pyproject.toml declares those fields dynamic.
+"""
 
 import json
 import re
@@ -55,7 +58,7 @@ setup(
     keywords=settings["keywords"],
     classifiers=lines("classifiers"),
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["assets/*"]},
+    package_data={NAME: ["assets/*", "*.pyi", "py.typed"]},
     install_requires=lines("requirements"),
     extras_require={
         "dev": lines("dev_requirements"),

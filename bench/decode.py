@@ -1,9 +1,10 @@
-"""Reading 8 uniform frames of a clip: the package's reader (decord) against an ffmpeg pipe, one thread each, in turns, in one run.
+"""Reading 8 uniform frames of a clip: the package's reader (decord) against an ffmpeg pipe.
 
     frames-matter bench decode
     python bench/decode.py [VIDEO ...]      default: the clips of the profile mini, else of smoke
 
-Both are given the frame numbers and return the same frames at the same size; the run stops if they do not agree.
+One thread each, in turns, in one run. Both are given the frame numbers and return the same frames at the same size; the
+run stops if they do not agree.
 """
 
 import json
@@ -23,105 +24,110 @@ from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.base.files import atomic_write, project_root
 from frames_matter.base.profiles import data_dir, get_profile
-from frames_matter.video.frames import probe_clip, read_frames
+from frames_matter.video.frames import clip_facts, read_frames
 from frames_matter.video.sampling import sample_indices
 
-K, SIZE, ROUNDS, LIMIT = 8, 64, 5, 40
+K = 8  # frames a clip
+SIZE = 64  # pixels a side
+ROUNDS = 5
+CLIPS = 40  # at most
+APART = 16  # grey levels by which two decoders' frames may differ in the mean: they scale otherwise
+RESULT = project_root() / "results" / "bench" / "decode.json"
 
 
-def clips():
+def clips_to_read(named: list[str]) -> list[Path]:
     "The files to read: those named, or the clips that are there."
-    if sys.argv[1:]:
-        return [Path(p) for p in sys.argv[1:]]
+    if named:
+        return [Path(p) for p in named]
     for name in ("mini", "smoke"):
-        if found := sorted((data_dir(get_profile(name)) / "clips").glob("*.mp4"))[:LIMIT]:
+        if found := sorted((data_dir(get_profile(name)) / "clips").glob("*.mp4"))[:CLIPS]:
             return found
     raise UserError("No clips to read; run `frames-matter dataset build` first.")
 
 
-def with_decord(path, indices):
+def read_with_decord(path: Path, indices: np.ndarray) -> np.ndarray:
+    "The frames (K, SIZE, SIZE, 3) as the package reads them."
     return read_frames(path, indices, SIZE)
 
 
-def with_ffmpeg(path, indices):
-    "Let one ffmpeg process decode, choose and scale; read its raw output."
+def read_with_ffmpeg(path: Path, indices: np.ndarray) -> np.ndarray:
+    "The same frames from one ffmpeg process, which decodes, chooses and scales; its raw output is read."
     wanted = sorted(set(map(int, indices)))
     choose = f"select='{'+'.join(f'eq(n,{i})' for i in wanted)}',scale={SIZE}:{SIZE}:flags=bilinear"
-    raw = subprocess.run(
-        [
-            find_ffmpeg(),
-            "-v",
-            "error",
-            "-threads",
-            "1",
-            "-i",
-            path,
-            "-vf",
-            choose,
-            "-fps_mode",
-            "passthrough",
-            "-frames:v",
-            str(len(wanted)),
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "rgb24",
-            "-",
-        ],
-        capture_output=True,
-        check=True,
-    ).stdout
+    frames_out = f"-fps_mode passthrough -frames:v {len(wanted)} -f rawvideo -pix_fmt rgb24 -"
+    command = [find_ffmpeg(), "-v", "error", "-threads", "1", "-i", path, "-vf", choose, *frames_out.split()]
+    raw = subprocess.run(command, capture_output=True, check=True).stdout
     frames = np.frombuffer(raw, np.uint8).reshape(-1, SIZE, SIZE, 3)
     return frames[[wanted.index(int(i)) for i in indices]]
 
 
-READERS = {"decord": with_decord, "ffmpeg pipe": with_ffmpeg}
+READERS = {"decord": read_with_decord, "ffmpeg pipe": read_with_ffmpeg}
 
 
-def main():
-    paths = clips()
-    chosen = {p: sample_indices("uniform", probe_clip(p)["frames"], K) for p in paths}
-    apart = [np.abs(with_decord(p, chosen[p]).astype(int) - with_ffmpeg(p, chosen[p])).mean() for p in paths]
-    if max(apart) > 16:
+def grey_levels_apart(chosen: dict[Path, np.ndarray]) -> list[float]:
+    "How far the two readers' frames of each clip are apart in the mean; an error if they are other frames."
+    apart = []
+    for path, indices in chosen.items():
+        ours, peer = (read(path, indices).astype(int) for read in READERS.values())
+        apart.append(np.abs(ours - peer).mean())
+    if max(apart) > APART:
         raise UserError(
             f"The two readers return different frames ({max(apart):.0f} grey levels apart): nothing to compare."
         )
-    times = {name: [] for name in READERS}  # ms a clip
+    return apart
+
+
+def milliseconds(chosen: dict[Path, np.ndarray]) -> dict[str, list[float]]:
+    "What each reading of a clip took, by reader."
+    times = {name: [] for name in READERS}
     for _ in range(ROUNDS):
-        for path in paths:
+        for path, indices in chosen.items():
             for name, read in READERS.items():
                 start = time.perf_counter()
-                read(path, chosen[path])
+                read(path, indices)
                 times[name].append(1000 * (time.perf_counter() - start))
-    rows = {
-        name: {"median_ms": round(statistics.median(t), 2), "p90_ms": round(sorted(t)[int(0.9 * len(t))], 2)}
-        for name, t in times.items()
-    }
-    record = {
+    return times
+
+
+def ffmpeg_version() -> str:
+    "What ffmpeg says it is."
+    said = subprocess.run([find_ffmpeg(), "-version"], capture_output=True, text=True).stdout
+    return said.split()[2]
+
+
+def record_of(times: dict[str, list[float]], n_clips: int, apart: list[float]) -> dict:
+    "The measurement and how it came about."
+    readers = {}
+    for name, taken in times.items():
+        slow = sorted(taken)[int(0.9 * len(taken))]
+        readers[name] = {"median_ms": round(statistics.median(taken), 2), "p90_ms": round(slow, 2)}
+    versions = {"python": platform.python_version(), "decord2": metadata.version("decord2")}
+    return {
         "command": "frames-matter bench decode",
-        "what": f"{K} uniform frames at {SIZE}x{SIZE}, {len(paths)} clips, {ROUNDS} rounds in turns",
-        "readers": rows,
+        "what": f"{K} uniform frames at {SIZE}x{SIZE}, {n_clips} clips, {ROUNDS} rounds in turns",
+        "readers": readers,
         "mean_grey_levels_apart": round(float(np.mean(apart)), 2),
-        "versions": {
-            "python": platform.python_version(),
-            "decord2": metadata.version("decord2"),
-            "ffmpeg": ffmpeg_version(),
-        },
+        "versions": versions | {"ffmpeg": ffmpeg_version()},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-    if not sys.argv[1:]:
-        atomic_write(project_root() / "results" / "bench" / "decode.json", json.dumps(record, indent=1) + "\n")
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, write the record where the clips are the default ones, and print it."""
+    paths = clips_to_read(arguments)
+    chosen = {p: sample_indices("uniform", clip_facts(p)["frames"], K) for p in paths}
+    apart = grey_levels_apart(chosen)
+    record = record_of(milliseconds(chosen), len(paths), apart)
+    if not arguments:
+        atomic_write(RESULT, json.dumps(record, indent=1) + "\n")
     print(record["what"])
-    for name, row in rows.items():
+    for name, row in record["readers"].items():
         print(f"{name:12} median {row['median_ms']:7.1f} ms   90 % under {row['p90_ms']:7.1f} ms")
-
-
-def ffmpeg_version():
-    return subprocess.run([find_ffmpeg(), "-version"], capture_output=True, text=True).stdout.split()[2]
 
 
 if __name__ == "__main__":
     try:
-        main()
+        main(sys.argv[1:])
     except UserError as e:
-        sys.exit(print(e, file=sys.stderr) or 2)
+        print(e, file=sys.stderr)
+        sys.exit(2)

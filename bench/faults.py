@@ -1,9 +1,10 @@
-"""Every fault that tests/fault_site.py can inject, injected: how each was to end, and how it ended.
+"""Every fault that tests/fault_site.py can inject, injected: how each was to end, against how it ended.
 
     frames-matter bench faults
 
-One build of a row for each fault, from a site on loopback that misbehaves for real; waits are short, all else is as ever. Rows that name no video or no possible time go through the selection.
-The command fails if any ends otherwise than the table says.
+One build of a row for each fault, from a site on loopback that misbehaves for real; waits are short, all else is as
+ever. Rows that name no video or no possible time go through the selection. The command fails if any ends otherwise than
+the table says.
 """
 
 import functools
@@ -23,12 +24,15 @@ from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.base.files import atomic_write, project_root
 from frames_matter.base.profiles import data_dir, get_profile
-from frames_matter.data import build, fetch
+from frames_matter.data.build import BuildTools, build_dataset
+from frames_matter.data.failures import CircuitBreaker
 from frames_matter.data.ledger import read_states
 from frames_matter.data.rows import select_rows
 
 sys.path.insert(0, str(project_root() / "tests"))
 from fault_site import FAULTS, MANNERS, fault_of, make_films, row, rows, serve_faults
+
+RESULT = project_root() / "results" / "bench" / "faults.json"
 
 
 def ends_of(folder):  # name -> how it ended
@@ -36,26 +40,26 @@ def ends_of(folder):  # name -> how it ended
     with (
         serve_faults(make_films(folder / "films")) as site,
         mock.patch.dict(os.environ, FRAMES_MATTER_HOME=str(folder)),
-        mock.patch.object(build, "manners_of", lambda profile: MANNERS),
-        mock.patch.object(build, "Breaker", functools.partial(fetch.Breaker, limit=len(FAULTS))),
-    ):  # or it would stop at so many failures
+    ):
         profile = get_profile(
             "smoke", source="hub", url_template=site.template, n_clips=len(FAULTS), n_pool=0, workers=4
         )
         atomic_write(
             data_dir(profile) / "metadata.jsonl", "".join(json.dumps(row(f"{name}01")) + "\n" for name in FAULTS)
         )
-        build.build_dataset(profile, progress=False)
+        breaker = functools.partial(CircuitBreaker, limit=len(FAULTS))  # or it would stop at so many failures
+        build_dataset(profile, progress=False, tools=BuildTools(manners=MANNERS, breaker=breaker))
         told = read_states(data_dir(profile) / "ledger.sqlite", "youtube_id", "state", "kind", "attempts", "reason")
-        return {
-            fault_of(name): dict(
-                ended={"checked": "kept"}.get(state, state), kind=kind or "", attempts=attempts, reason=reason or ""
-            )
-            for name, state, kind, attempts, reason in told
-        }
+        return {fault_of(name): end_of(*rest) for name, *rest in told}
 
 
-def as_told(name, end):
+def end_of(state: str, kind: str | None, attempts: int, reason: str | None) -> dict:
+    "How a row ended, as the ledger has it."
+    ended = "kept" if state == "checked" else state
+    return {"ended": ended, "kind": kind or "", "attempts": attempts, "reason": reason or ""}
+
+
+def ends_as_told(name: str, end: dict) -> bool:
     "Whether a fault ended as it must."
     fault = FAULTS[name]
     return (
@@ -66,45 +70,55 @@ def as_told(name, end):
     )
 
 
-def main():
+def ends_of_rows(bad: list[dict]) -> list[dict]:
+    "How the selection ends each impossible row."
+    chosen = select_rows(pd.DataFrame(bad), get_profile("smoke"))
+    ends = []
+    for one, status, reason in zip(bad, chosen.status, chosen.reason, strict=True):
+        words = [ascii(one["YoutubeID"])[:40], one["Start_timestamp"], one["End_timestamp"]]
+        ends.append({"row": " ".join(words), "ended": status or "taken", "reason": reason})
+    return ends
+
+
+def row_ends_as_told(end: dict, word: str) -> bool:
+    "Whether a row was rejected for the reason that holds this word; a row without a word is to be taken."
+    return end["ended"] == ("rejected" if word else "taken") and word in end["reason"]
+
+
+def record_of(faults: list[dict], told: list[dict], n_impossible: int) -> dict:
+    "The measurement and how it came about."
+    versions = {"yt-dlp": metadata.version("yt-dlp"), "ffmpeg": Path(find_ffmpeg()).name}
+    return {
+        "command": "frames-matter bench faults",
+        "what": f"{len(faults)} faults of a site or its files and {n_impossible} impossible rows, injected on loopback",
+        "manners": asdict(MANNERS),
+        "faults": faults,
+        "rows": told,
+        "versions": {"python": platform.python_version()} | versions,
+    }
+
+
+def show(faults: list[dict], told: list[dict], n_impossible: int) -> None:
+    "Print how everything ended."
+    for end in faults:
+        where = f"{end['fault']:10} {end['site']:48}"
+        print(f"{where} {end['ended']:9} {end['kind']:12} {end['attempts']:2} {end['reason']}")
+    rejected = sum(end["ended"] == "rejected" for end in told)
+    print(f"{rejected} of {n_impossible} impossible rows rejected.")
+
+
+def main() -> None:
+    "Inject all faults, write the record, print it, and fail if any ended otherwise than it must."
     with tempfile.TemporaryDirectory() as folder:
         ends = ends_of(Path(folder))
-    table = [dict(fault=name, site=FAULTS[name].what, must=FAULTS[name].ends, **end) for name, end in ends.items()]
-    bad, words = zip(*rows())
-    chosen = select_rows(pd.DataFrame(bad), get_profile("smoke"))
-    told = [
-        dict(
-            row=" ".join([ascii(r["YoutubeID"])[:40], r["Start_timestamp"], r["End_timestamp"]]),
-            ended=s or "taken",
-            reason=why,
-        )
-        for r, s, why in zip(bad, chosen.status, chosen.reason)
-    ]
-    record = {
-        "command": "frames-matter bench faults",
-        "what": f"{len(table)} faults of a site or its files and {sum(map(bool, words))} impossible rows, injected on loopback",
-        "manners": asdict(MANNERS),
-        "faults": table,
-        "rows": told,
-        "versions": {
-            "python": platform.python_version(),
-            "yt-dlp": metadata.version("yt-dlp"),
-            "ffmpeg": Path(find_ffmpeg()).name,
-        },
-    }
-    atomic_write(
-        project_root() / "results" / "bench" / "faults.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    )
-    for row in table:
-        print(
-            f"{row['fault']:10} {row['site']:48} {row['ended']:9} {row['kind']:12} {row['attempts']:2} {row['reason']}"
-        )
-    print(f"{sum(r['ended'] == 'rejected' for r in told)} of {sum(map(bool, words))} impossible rows rejected.")
-    wrong = [name for name, end in ends.items() if not as_told(name, end)] + [
-        r["row"]
-        for r, word in zip(told, words)
-        if r["ended"] != ("rejected" if word else "taken") or word not in r["reason"]
-    ]
+    faults = [{"fault": name, "site": FAULTS[name].what, "must": FAULTS[name].ends} | end for name, end in ends.items()]
+    bad, words = zip(*rows(), strict=True)
+    told, n_impossible = ends_of_rows(bad), sum(map(bool, words))
+    record = record_of(faults, told, n_impossible)
+    atomic_write(RESULT, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    show(faults, told, n_impossible)
+    wrong = [name for name, end in ends.items() if not ends_as_told(name, end)]
+    wrong += [end["row"] for end, word in zip(told, words, strict=True) if not row_ends_as_told(end, word)]
     if wrong:
         raise UserError(f"Ended otherwise than tests/fault_site.py says: {', '.join(wrong)}.")
 
@@ -113,4 +127,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as e:
-        sys.exit(print(e, file=sys.stderr) or 2)
+        print(e, file=sys.stderr)
+        sys.exit(2)

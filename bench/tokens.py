@@ -1,13 +1,16 @@
-"""Token ids of 10,000 captions: the package's tokenizer, first and remembered, against CLIP's rules a merge at a time in plain Python, one thread each, in turns, in one run.
+"""Token ids of 10,000 captions: the package's tokenizer, first and remembered, against CLIP's rules in plain Python.
 
     frames-matter bench tokens
-    python bench/tokens.py [CAPTIONS]     default: 10,000 captions with CLIP's own merges if ../shared has them, else nano's
+    python bench/tokens.py [CAPTIONS]     default: 10,000 captions
 
-All must give the same ids; the run stops if they do not. The peer remembers words, as CLIP's own does.
+With CLIP's own merges if ../shared has them, else nano's. The peer applies the merges one at a time. One thread
+each, in turns, in one run. All must give the same ids; the run stops if they do not. The peer remembers words, as
+CLIP's own does.
 """
 
 import functools
 import gzip
+import html
 import json
 import os
 import platform
@@ -17,171 +20,157 @@ import statistics
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = "1"
+import ftfy
 import torch
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import atomic_write, project_root
-from frames_matter.model.tokenizer import _byte_letters, _clean, clip_tokenizer
+from frames_matter.model.tokenizer import clip_tokenizer
 from frames_matter.model.weights import ASSETS
 
 ROUNDS, LENGTH, SEED = 3, 32, 0
-WORDS = [
-    "a",
-    "the",
-    "man",
-    "woman",
-    "young",
-    "old",
-    "person",
-    "people",
-    "dog",
-    "cat",
-    "child",
-    "in",
-    "on",
-    "at",
-    "of",
-    "and",
-    "with",
-    "while",
-    "then",
-    "behind",
-    "beside",
-    "through",
-    "slowly",
-    "quickly",
-    "red",
-    "blue",
-    "green",
-    "wooden",
-    "bright",
-    "snowy",
-    "yard",
-    "street",
-    "kitchen",
-    "table",
-    "window",
-    "playing",
-    "running",
-    "walking",
-    "holding",
-    "cooking",
-    "cutting",
-    "wearing",
-    "talking",
-    "smiling",
-    "camera",
-    "shows",
-    "close-up",
-    "view",
-    "background",
-    "guitar's",
-    "café",
-    "joyous",
-    "abandon",
-    "12",
-    "3",
-    "owner",
-    "wrestle",
-    "chasing,",
-    "microphone.",
-    "demonstrates",
-]
+CAPTIONS = 10_000
+RESULT = project_root() / "results" / "bench" / "tokens.json"
+VOCABULARY = """
+a the man woman young old person people dog cat child in on at of and with while then behind beside through
+slowly quickly red blue green wooden bright snowy yard street kitchen table window playing running walking
+holding cooking cutting wearing talking smiling camera shows close-up view background guitar's café joyous
+abandon 12 3 owner wrestle chasing, microphone. demonstrates
+"""
+WORDS = VOCABULARY.split()
+ENDINGS = [".", "!", "", " – très bien.", " 雪"]
 
 
-def captions(n):
-    "Varied sentences, as long as AES captions, a few with signs that are not ASCII."
+def varied_captions(n: int) -> list[str]:
+    "Sentences as long as AES captions, a few with signs that are not ASCII."
     rng = random.Random(SEED)
-    return [
-        " ".join(rng.choices(WORDS, k=rng.randrange(8, 30))).capitalize()
-        + rng.choice([".", "!", "", " – très bien.", " 雪"])
-        for _ in range(n)
-    ]
+    texts = []
+    for _ in range(n):
+        sentence = " ".join(rng.choices(WORDS, k=rng.randrange(8, 30))).capitalize()
+        texts.append(sentence + rng.choice(ENDINGS))
+    return texts
 
 
-def merges_file():
-    clips = project_root().parent / "shared" / "viclip" / "bpe_simple_vocab_16e6.txt.gz"
-    return clips if clips.is_file() else ASSETS / "nano_bpe.txt.gz"
+def merges_file() -> Path:
+    "CLIP's own merges where they are at hand, else nano's."
+    of_clip = project_root().parent / "shared" / "viclip" / "bpe_simple_vocab_16e6.txt.gz"
+    return of_clip if of_clip.is_file() else ASSETS / "nano_bpe.txt.gz"
+
+
+def read_merges(path: Path) -> list[tuple[str, ...]]:
+    "The merges of a BPE file, best first; CLIP uses as many as fill its vocabulary."
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")
+    return [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1] if line]
+
+
+def cleaned(text: str) -> str:
+    "A caption as CLIP cleans it; what is plain ASCII needs no mending, here as in the package."
+    if not text.isascii():
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
 
 
 class PlainPeer:
-    "The same merges, applied one at a time. It knows no special tokens in captions and no scripts beside ASCII's cases, which these captions do not need."
+    """The same merges, applied one at a time.
+
+    It knows no special tokens in captions and no scripts beside ASCII's cases, which these captions do not need.
+    """
 
     WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
-    def __init__(self, path):
-        letters = _byte_letters()
-        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        self.letter = dict(zip(shown + [b for b in range(256) if b not in shown], letters))
-        merges = [
-            tuple(line.split())
-            for line in gzip.open(path, "rt", encoding="utf-8").read().split("\n")[1 : 49152 - 256 - 2 + 1]
-            if line
-        ]
-        self.id = {w: i for i, w in enumerate(letters + [x + "</w>" for x in letters] + ["".join(m) for m in merges])}
-        self.rank, self.end = {m: i for i, m in enumerate(merges)}, len(self.id) + 1
-        self.ids = functools.lru_cache(None)(self._ids)
+    def __init__(self, path: Path):
+        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that stand for themselves
+        hidden = [b for b in range(256) if b not in shown]
+        self.letter = {b: chr(b) for b in shown} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+        letters = list(self.letter.values())
+        merges = read_merges(path)
+        words = letters + [letter + "</w>" for letter in letters] + ["".join(merge) for merge in merges]
+        self.id = {word: i for i, word in enumerate(words)}
+        self.rank = {merge: i for i, merge in enumerate(merges)}
+        self.start, self.end = len(self.id), len(self.id) + 1
+        self.ids_of_word = functools.cache(self._ids_of_word)
 
-    def _ids(self, word):
+    def _merged(self, parts: list[str], pair: tuple[str, str]) -> list[str]:
+        "The parts of a word with every occurrence of a pair made one."
+        merged, i = [], 0
+        while i < len(parts):
+            step = 2 if tuple(parts[i : i + 2]) == pair else 1
+            merged.append("".join(parts[i : i + step]))
+            i += step
+        return merged
+
+    def _ids_of_word(self, word: str) -> list[int]:
+        "The ids of one word: the best merge is applied until none is left."
         parts = [self.letter[b] for b in word.encode()]
         parts[-1] += "</w>"
         while len(parts) > 1:
-            best = min(zip(parts, parts[1:]), key=lambda p: self.rank.get(p, float("inf")))
+            pairs = zip(parts, parts[1:], strict=False)
+            best = min(pairs, key=lambda pair: self.rank.get(pair, float("inf")))
             if best not in self.rank:
                 break
-            new, i = [], 0
-            while i < len(parts):
-                step = 2 if tuple(parts[i : i + 2]) == best else 1
-                new.append("".join(parts[i : i + step]))
-                i += step
-            parts = new
-        return [self.id[p] for p in parts]
+            parts = self._merged(parts, best)
+        return [self.id[part] for part in parts]
 
-    def __call__(self, texts, length):
+    def __call__(self, texts: list[str], length: int) -> torch.Tensor:
+        "Token ids (B, length): start, text, end, zeros."
         out = torch.zeros(len(texts), length, dtype=torch.long)
-        for row, text in zip(out, texts):
-            ids = [self.end - 1, *(i for word in self.WORD.findall(_clean(text)) for i in self.ids(word))][
-                : length - 1
-            ] + [self.end]
+        for row, text in zip(out, texts, strict=True):
+            ids = [i for word in self.WORD.findall(cleaned(text)) for i in self.ids_of_word(word)]
+            ids = [self.start, *ids][: length - 1] + [self.end]
             row[: len(ids)] = torch.tensor(ids)
         return out
 
 
-def main():
-    n, path = int(sys.argv[1]) if sys.argv[1:] else 10_000, merges_file()
-    texts, times = captions(n), {"tokenizers, first time": [], "tokenizers, remembered": [], "plain Python": []}
+def seconds_in_turns(path: Path, texts: list[str]) -> dict[str, list[float]]:
+    "What each tokenizer took in each round; an error if they do not agree."
+    times = {"tokenizers, first time": [], "tokenizers, remembered": [], "plain Python": []}
     for _ in range(ROUNDS):
         clip_tokenizer.cache_clear()
         ours, peer, ids = clip_tokenizer(path), PlainPeer(path), []
-        for name, tokenize in zip(times, (ours, ours, peer)):
+        for taken, tokenize in zip(times.values(), (ours, ours, peer), strict=True):
             start = time.perf_counter()
             ids.append(tokenize(texts, LENGTH))
-            times[name].append(time.perf_counter() - start)
+            taken.append(time.perf_counter() - start)
         if not torch.equal(ids[0], ids[1]) or not torch.equal(ids[0], ids[2]):
             raise UserError("The tokenizers disagree: nothing to compare.")
-    rows = {
-        name: {"median_s": round(statistics.median(t), 3), "captions_per_s": round(n / statistics.median(t))}
-        for name, t in times.items()
-    }
-    record = {
+    return times
+
+
+def record_of(times: dict[str, list[float]], n: int, path: Path) -> dict:
+    "The measurement and how it came about."
+    rows = {}
+    for name, taken in times.items():
+        median = statistics.median(taken)
+        rows[name] = {"median_s": round(median, 3), "captions_per_s": round(n / median)}
+    versions = {name: metadata.version(name) for name in ("tokenizers", "ftfy")}
+    return {
         "command": "frames-matter bench tokens",
         "what": f"{n} captions to {LENGTH} ids, {path.name}, {ROUNDS} rounds in turns, one thread",
         "tokenizers": rows,
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in ("tokenizers", "ftfy")},
+        "versions": {"python": platform.python_version()} | versions,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-    if not sys.argv[1:]:
-        atomic_write(project_root() / "results" / "bench" / "tokens.json", json.dumps(record, indent=1) + "\n")
+
+
+def main(arguments: list[str]) -> None:
+    "Measure, write the record where the number of captions is the default one, and print it."
+    n = int(arguments[0]) if arguments else CAPTIONS
+    path = merges_file()
+    record = record_of(seconds_in_turns(path, varied_captions(n)), n, path)
+    if not arguments:
+        atomic_write(RESULT, json.dumps(record, indent=1) + "\n")
     print(record["what"])
-    for name, row in rows.items():
+    for name, row in record["tokenizers"].items():
         print(f"{name:24} {row['median_s']:8.3f} s  {row['captions_per_s']:9,} captions a second")
 
 
 if __name__ == "__main__":
     try:
-        main()
+        main(sys.argv[1:])
     except UserError as e:
-        sys.exit(print(e, file=sys.stderr) or 2)
+        print(e, file=sys.stderr)
+        sys.exit(2)

@@ -1,6 +1,7 @@
-"""Everything `make test` tests, a step at a time: prints each step's name, result and seconds, and the counts at the end.
+"""Everything `make test` tests, a step at a time: each step's name, result and seconds, and the counts at the end.
 
 python tests/all.py              every step
+python tests/all.py --quick      those of `make quick`, under a minute: for while one works
 python tests/all.py export wheel these steps only
 """
 
@@ -24,10 +25,11 @@ SMOKE = {
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
 }
 SMOKE.pop("FRAMES_MATTER_HOME", None)
+SOURCES = ["nbs", "tests", "bench", "setup.py"]  # what is written by hand; frames_matter/ is exported from nbs/
 
 
-def sh(*command, cwd=ROOT, env=SMOKE, show=False):
-    "Run a command; its output is returned, or told if it fails."
+def sh(*command, cwd=ROOT, env=SMOKE, show=False, advice=""):
+    "Run a command; its output is returned, or told if it fails, with what to do about it."
     done = subprocess.run(
         [str(c) for c in command],
         cwd=cwd,
@@ -39,10 +41,9 @@ def sh(*command, cwd=ROOT, env=SMOKE, show=False):
         stderr=None if show else subprocess.STDOUT,
     )
     if done.returncode:
-        raise AssertionError(
-            f"`{' '.join(map(str, command))}` exited {done.returncode}\n"
-            + "\n".join((done.stdout or "").splitlines()[-60:])
-        )
+        told = (done.stdout or "").splitlines()[-60:]
+        command_line = " ".join(map(str, command))
+        raise AssertionError("\n".join([f"`{command_line}` exited {done.returncode}", *told, advice]).rstrip())
     return done.stdout
 
 
@@ -55,10 +56,10 @@ def tree(folder, pattern):
     }
 
 
-def assert_same(before, after, what):
+def assert_same(before, after, what, advice="look at them with `git diff`"):
     "Name the files that differ."
     differ = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
-    assert not differ, f"{what} changes {', '.join(differ)}"
+    assert not differ, f"{what} changes {', '.join(differ)}; {advice}"
 
 
 def copy_of_sources(folder):
@@ -71,11 +72,12 @@ def copy_of_sources(folder):
 
 
 def changes_nothing(command, folder, pattern):
-    "Run one of nbdev's commands on a copy and compare the files of a folder, and nbdev's settings, with what was there."
+    "Run one of nbdev's commands on a copy: it leaves the files of a folder, and nbdev's settings, as they are."
     with tempfile.TemporaryDirectory() as d:
         copy = copy_of_sources(Path(d))
         sh(BIN / command, cwd=copy)
-        assert_same(tree(ROOT / folder, pattern), tree(copy / folder, pattern), command)
+        before, after = tree(ROOT / folder, pattern), tree(copy / folder, pattern)
+        assert_same(before, after, command, "run `make fix`, and commit what it changes")
         assert filecmp.cmp(ROOT / "pyproject.toml", copy / "pyproject.toml", shallow=False), (
             f"{command} changes pyproject.toml"
         )
@@ -92,6 +94,20 @@ def environment():
         assert found == version, f"{name} {found} is installed, constraints.txt names {version}; run `make setup`"
 
 
+def style():
+    "ruff: layout, and what it finds in code"
+    advice = "`make fix` mends the layout and some of the rest; what it cannot mend is yours"
+    package = Path("frames_matter")
+    by_hand = [p.relative_to(ROOT) for pattern in ("_*.py*", "*/__init__.py") for p in (ROOT / package).glob(pattern)]
+    sh(sys.executable, "-m", "ruff", "format", "--check", "--force-exclude", *SOURCES, *by_hand, advice=advice)
+    sh(sys.executable, "-m", "ruff", "check", "--output-format", "concise", *SOURCES, package, advice=advice)
+
+
+def types():
+    "mypy: a program that uses the face is typed as the package says"
+    sh(sys.executable, "-m", "mypy", advice="a use in tests/typed_face.py and the package's annotations disagree")
+
+
 def export():
     "nbdev-export changes nothing"
     changes_nothing("nbdev-export", "frames_matter", "*.py")
@@ -100,6 +116,25 @@ def export():
 def clean():
     "nbdev-clean changes nothing"
     changes_nothing("nbdev-clean", "nbs", "*.ipynb")
+
+
+DOCS = """
+from nbdev.serve import proc_nbs
+
+if __name__ == "__main__":  # it starts processes
+    print(proc_nbs("nbs"))
+"""
+
+
+def docs():
+    "the site's pages can be made: imports, exports and show_doc run by themselves"
+    with tempfile.TemporaryDirectory() as d:
+        copy = copy_of_sources(Path(d))
+        (copy / "pages.py").write_text(DOCS)
+        advice = "a cell with an import in it is run without those before it: give imports a cell of their own"
+        sh(sys.executable, "pages.py", cwd=copy, env=SMOKE | {"PYTHONPATH": str(copy)}, advice=advice)
+        made = tree(copy / "_proc", "*.ipynb")
+        assert made.keys() == tree(ROOT / "nbs", "*.ipynb").keys(), f"pages: {', '.join(made)}"
 
 
 def lessons():
@@ -128,6 +163,12 @@ def pytest():
     sh(sys.executable, "-m", "pytest", "tests", show=True)
 
 
+def units():
+    "the tests that take seconds: the package as a whole, its face, its contracts"
+    files = [f"tests/test_{name}.py" for name in QUICK_TESTS]
+    sh(sys.executable, "-m", "pytest", "-m", "not slow", "-r", "fE", *files, show=True)
+
+
 def report():
     "a second report changes nothing"
 
@@ -146,19 +187,29 @@ def report():
 
 
 USE = """
-import sys, torch, frames_matter
-assert not [m for m in ("nbdev", "papermill", "IPython") if m in sys.modules]
+import sys
 from pathlib import Path
-assert Path(sys.prefix) in Path(frames_matter.__file__).parents, frames_matter.__file__
-from frames_matter.model.losses import infonce, hnac
+
+import frames_matter as fm
+
+assert not {"torch", "nbdev", "papermill", "IPython"} & set(sys.modules)
+assert Path(sys.prefix) in Path(fm.__file__).parents, fm.__file__
+assert Path(fm.__file__).with_name("py.typed").is_file()
+
+import torch
+
 same = torch.eye(4)
-assert hnac(same, same) <= infonce(same, same) + 1e-6 < 0.01
-from frames_matter.model.weights import load_viclip
-nano = load_viclip("nano")
-with torch.no_grad(): assert nano.encode_video(torch.zeros(1, 8, 3, nano.config.image_size, nano.config.image_size)).shape[0] == 1
+assert fm.hnac(same, same) <= fm.infonce(same, same) + 1e-6 < 0.01
+nano = fm.load_viclip("nano")
+size = nano.config.image_size
+with torch.no_grad():
+    assert nano.encode_video(torch.zeros(1, 8, 3, size, size)).shape[0] == 1
+assert not {"nbdev", "papermill", "IPython"} & set(sys.modules)
+
 from frames_matter.study.lessons import lesson_paths
+
 assert len(lesson_paths()) == 5 and "site-packages" in str(lesson_paths()[0])
-print(frames_matter.__version__)
+print(fm.__version__)
 """
 
 
@@ -167,38 +218,34 @@ def wheel():
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("FRAMES_MATTER", "PYTHON", "VIRTUAL_ENV"))}
-        sh(
-            sys.executable, "-m", "build", "--outdir", d, ROOT
-        )  # the wheel is built from the source distribution: nothing left in build/ gets in
+        # The wheel is built from the source distribution: nothing left in build/ gets in.
+        sh(sys.executable, "-m", "build", "--outdir", d, ROOT)
         (built,) = d.glob("*.whl")
         print(f"{built.name}: {built.stat().st_size / 1e6:.1f} MB")
         sh(sys.executable, "-m", "venv", d / "env")
         python, command = d / "env" / "bin" / "python", d / "env" / "bin" / "frames-matter"
-        sh(
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            built,
-            "-c",
-            ROOT / "constraints.txt",
-            env=env,
-        )
-        (d / "elsewhere").mkdir()
-        assert "reproduce" in sh(command, "--help", cwd=d / "elsewhere", env=env)
-        print("version", sh(python, "-c", USE, cwd=d / "elsewhere", env=env).strip())
-        print(sh(command, "doctor", cwd=d / "elsewhere", env=env).strip())
-        sh(command, "dataset", "build", "--profile", "smoke", cwd=d / "elsewhere", env=env)
-        assert (d / "elsewhere" / "data_manifest" / "smoke" / "clips.csv").is_file()
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        sh(*install, built, "-c", ROOT / "constraints.txt", env=env)
+        elsewhere = d / "elsewhere"
+        elsewhere.mkdir()
+        assert "reproduce" in sh(command, "--help", cwd=elsewhere, env=env)
+        assert "reproduce" in sh(python, "-m", "frames_matter", "--help", cwd=elsewhere, env=env)
+        print("version", sh(python, "-c", USE, cwd=elsewhere, env=env).strip())
+        print(sh(command, "doctor", cwd=elsewhere, env=env).strip())
+        sh(command, "dataset", "build", "--profile", "smoke", cwd=elsewhere, env=env)
+        assert (elsewhere / "data_manifest" / "smoke" / "clips.csv").is_file()
 
 
-STEPS = [environment, export, clean, lessons, notebooks, alias, pytest, report, wheel]
+STEPS = [environment, style, types, export, clean, docs, lessons, notebooks, alias, pytest, report, wheel]
+QUICK = [style, types, export, clean, units]
+QUICK_TESTS = ["package", "face", "documents", "workflows", "contracts", "tokens", "preprocessing"]
 
 
 def main(names):
-    steps = [s for s in STEPS if not names or s.__name__ in names]
+    known = {step.__name__: step for step in [*STEPS, units]}
+    if unknown := [name for name in names if name != "--quick" and name not in known]:
+        sys.exit(f"Unknown step {unknown[0]!r}; valid: {', '.join(known)}.")
+    steps = QUICK if names == ["--quick"] else [known[name] for name in known if name in names] or STEPS
     failed, start = [], time.perf_counter()
     for i, step in enumerate(steps, 1):
         print(f"--- {i}/{len(steps)} {step.__name__}: {step.__doc__}", flush=True)
@@ -210,7 +257,9 @@ def main(names):
             failed.append(step.__name__)
             result = f"FAILED: {e}" if isinstance(e, AssertionError) else f"FAILED: {type(e).__name__}: {e}"
         print(f"--- {step.__name__} {result} ({time.perf_counter() - began:.1f} s)", flush=True)
-    print(f"make test took {time.perf_counter() - start:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    print(f"it took {time.perf_counter() - start:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    if failed:
+        print(f"run one step by itself with `.venv/bin/python tests/all.py {failed[0]}`")
     print(f"{len(steps) - len(failed)} passed, {len(failed)} failed", flush=True)
     return 1 if failed else 0
 

@@ -14,12 +14,27 @@ def root():
 
 
 @pytest.fixture(scope="session")
+def golden():
+    "Reference answers of the original code; they travel with the tests, and one that is missing is a failure."
+    return ROOT / "tests" / "golden"
+
+
+BESIDE = ROOT.parent / "shared"  # larger reference files that some machines have beside the checkout
+
+
+@pytest.fixture(scope="session")
 def shared():
-    "The folder of reference answers beside the checkout; tests that need it are skipped without it."
-    folder = ROOT.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip(f"no reference answers: {folder.parent.name}/shared is not beside the checkout")
-    return folder
+    "The folder beside the checkout; a test that asks for it is an extra, which is collected only where the folder is."
+    return BESIDE
+
+
+def pytest_collection_modifyitems(config, items):
+    "Leave the extras out where there is nothing to test them with."
+    if BESIDE.is_dir():
+        return
+    extras = [item for item in items if "shared" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=extras)
+    items[:] = [item for item in items if item not in extras]
 
 
 @pytest.fixture(scope="session")

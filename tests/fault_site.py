@@ -5,8 +5,9 @@
         site.address("stall")   # the file itself
         site.asked, site.sent   # (method, path) of every request; bytes sent, by id
 
-What happens to a video is told by the letters that its id begins with, so `stall`, `stall1` and `stall0000001` are three videos of one fault. The film that FAULTS names is served, or
-<id>.mp4 if there is one. `rows()` are rows of a table that must be rejected before anything is fetched. `frames-matter bench faults` tells how each fault ends.
+What happens to a video is told by the letters that its id begins with, so `stall`, `stall1` and `stall0000001` are
+three videos of one fault. The film that FAULTS names is served, or <id>.mp4 if there is one. `rows()` are rows of a
+table that must be rejected before anything is fetched. `frames-matter bench faults` tells how each fault ends.
 """
 
 import contextlib
@@ -23,18 +24,17 @@ from urllib.parse import parse_qs, urlsplit
 
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.data import loopback
-from frames_matter.data.fetch import Manners
+from frames_matter.data.politeness import Manners
 
-MANNERS = Manners(
-    patience=60, attempts=3, first_wait=0.01, longest_wait=0.02, stall=0.5
-)  # in which every fault ends within seconds
+# in which every fault ends within seconds
+MANNERS = Manners(patience=60, attempts=3, first_wait=0.01, longest_wait=0.02, stall=0.5)
 SPAN = (1.0, 5.0)  # of a film of eight seconds: what a row asks for
 
 
 @dataclass(frozen=True)
 class Fault:
     what: str  # the site does, or is the matter with the file
-    kind: str = ""  # of the failed fetch, as `frames_matter.data.fetch.KINDS` has it; "": the file is had
+    kind: str = ""  # of the failed fetch, as `frames_matter.data.failures.FAILURE_KINDS` has it; "": the file is had
     word: str = ""  # in the reason of a rejected row; "": the clip is kept
     attempts: int = 1  # of the fetch; 0: as many as there may be
     film: str = "good"  # what is served, a name in FILMS
@@ -133,19 +133,18 @@ def rows():  # list of (row, a word of the reason it is rejected for; "" for the
         "00:00:01,000-00:00:05,000": "timestamp",
         "٠٠:٠٠:٠١.٠٠٠-00:00:05.000": "timestamp",
     }
-    return (
-        [(row("good"), "")]
-        + [(row(i), "id") for i in hostile]
-        + [(row("good", *re.fullmatch(r"(.+)-(.+)", t).groups()), word) for t, word in times.items()]
-        + [
-            (row("good", caption=" "), "caption"),
-            (row("good") | {"Caption": None}, "caption"),
-            (row("good", score=None), "score"),
-            (row("good", score="n/a"), "score"),
-            (row("good", score=1.0), "score"),
-            (row("good", caption="Another caption."), "same clip"),
-        ]
-    )
+    spans = {re.fullmatch(r"(.+)-(.+)", span).groups(): word for span, word in times.items()}
+    return [
+        (row("good"), ""),
+        *((row(youtube_id), "id") for youtube_id in hostile),
+        *((row("good", start, end), word) for (start, end), word in spans.items()),
+        (row("good", caption=" "), "caption"),
+        (row("good") | {"Caption": None}, "caption"),
+        (row("good", score=None), "score"),
+        (row("good", score="n/a"), "score"),
+        (row("good", score=1.0), "score"),
+        (row("good", caption="Another caption."), "same clip"),
+    ]
 
 
 def _encode(*output, source="testsrc=s=128x72:r=10:d=8"):
@@ -154,26 +153,17 @@ def _encode(*output, source="testsrc=s=128x72:r=10:d=8"):
 
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "40", "-threads", "1")
+HEVC = (
+    *("-c:v", "libx265", "-preset", "ultrafast", "-tag:v", "hvc1"),
+    *("-x265-params", "log-level=error:pools=1:keyint=40"),
+)
 FILMS = {  # name -> suffix, arguments of ffmpeg
     "good": ("mp4", _encode(*H264)),
     "still": ("mp4", _encode(*H264, "-frames:v", "1")),
     "brief": ("mp4", _encode(*H264, source="testsrc=s=128x72:r=10:d=3")),
     "av": ("mp4", _encode("-c:v", "libsvtav1", "-preset", "12", "-g", "40", "-svtav1-params", "lp=1")),
     "vp": ("webm", _encode("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "40")),
-    "hevc": (
-        "mp4",
-        _encode(
-            "-c:v",
-            "libx265",
-            "-preset",
-            "ultrafast",
-            "-tag:v",
-            "hvc1",
-            "-x265-params",
-            "log-level=error:pools=1:keyint=40",
-            source="testsrc=s=128x72:r=25:d=8",
-        ),
-    ),
+    "hevc": ("mp4", _encode(*HEVC, source="testsrc=s=128x72:r=25:d=8")),
     "deep": ("mp4", (*_encode(*H264), "-pix_fmt", "yuv420p10le")),
     "odd": ("mp4", (*_encode(*H264, source="testsrc=s=131x73:r=10:d=8"), "-pix_fmt", "yuv444p")),
     "sound": ("mp4", ("-f", "lavfi", "-i", "sine=d=8", "-c:a", "aac")),
@@ -181,14 +171,14 @@ FILMS = {  # name -> suffix, arguments of ffmpeg
 
 
 def _ffmpeg(*arguments):
-    subprocess.run(
-        [find_ffmpeg(), "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True, stderr=subprocess.DEVNULL
-    )  # SVT-AV1 is talkative
+    command = [find_ffmpeg(), "-v", "error", "-nostdin", "-y", *map(str, arguments)]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)  # SVT-AV1 is talkative
 
 
 def make_films(folder, names=tuple(FAULTS)):
     "Make the films that faults of these names serve, <film>.<suffix>."
-    folder, wanted = Path(folder), {FAULTS[n].film for n in names}
+    folder = Path(folder)
+    wanted = {FAULTS[name].film for name in names}
     folder.mkdir(parents=True, exist_ok=True)
     for name in {"good"} | wanted & set(FILMS):
         _ffmpeg(*FILMS[name][1], folder / f"{name}.{FILMS[name][0]}")
@@ -197,9 +187,8 @@ def make_films(folder, names=tuple(FAULTS)):
         (folder / "cutoff.mp4").write_bytes(good[: len(good) * 3 // 5])
     if "moov" in wanted:
         at = good.index(b"moov") + 12
-        (folder / "moov.mp4").write_bytes(
-            good[:at] + bytes(i * 37 % 251 for i in range(len(good) - at))
-        )  # the index is the file's end
+        noise = bytes(i * 37 % 251 for i in range(len(good) - at))  # the index is the file's end
+        (folder / "moov.mp4").write_bytes(good[:at] + noise)
     if "rotated" in wanted:
         _ffmpeg("-display_rotation", "90", "-i", folder / "good.mp4", "-c", "copy", folder / "rotated.mp4")
     return folder
@@ -209,51 +198,55 @@ def fault_of(name):
     return re.match(r"[a-z]*", name)[0]
 
 
-class _Site(loopback._Handler):
+PLAYER = (
+    "<!doctype html><html><head><title>A video</title></head><body>"
+    '<video width="320"><source src="{file}" type="video/mp4"></video></body></html>'
+)
+
+
+class _Site(loopback.FolderHandler):
     def setup(self):
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)  # what is counted as sent must have gone
         super().setup()
 
-    def _answer(self, body):
+    def answer(self, body):
         "Find the video and its fault; `/watch?v=ID` is its page, `/ID` or `/ID.mp4` the file."
         self.server.requests.append((self.command, self.path))
         address = urlsplit(self.path)
-        self.name = (
-            parse_qs(address.query)["v"][0]
-            if address.path == "/watch"
-            else address.path.rpartition("/")[2].partition(".")[0]
-        )
+        is_page = address.path == "/watch"
+        self.name = parse_qs(address.query)["v"][0] if is_page else Path(address.path).name.partition(".")[0]
         fault = fault_of(self.name)
-        film = FAULTS[fault].film if fault in FAULTS else "good"
-        own = self.server.folder / f"{self.name}.{FILMS.get(film, ['mp4'])[0]}"
-        self.file = own if own.is_file() else own.with_stem(film)
-        if address.path == "/watch" and fault not in ("forbidden", "missing", "removed", "signin"):
+        self.file = self._film(fault)
+        if is_page and fault not in ("forbidden", "missing", "removed", "signin"):
             return self._watch(fault, body)
         if fault not in FAULTS:
-            return self._say(404)
+            return self.send_head(404)
         with self.server.lock:
             self.server.tries[self.name] += 1
             self.tried = self.server.tries[self.name]
         with contextlib.suppress(ConnectionError):
             getattr(self, f"_{fault}", self._file)(body)
 
+    def _film(self, fault):
+        "The film of this very video if there is one, else the fault's."
+        film = FAULTS[fault].film if fault in FAULTS else "good"
+        own = self.server.folder / f"{self.name}.{FILMS.get(film, ['mp4'])[0]}"
+        return own if own.is_file() else own.with_stem(film)
+
     def _watch(self, fault, body):
         "A page of a site: one with a player, a detour, or straight on to the file."
         file = f"/files/{self.name}{self.file.suffix}"
         if fault == "page":
-            self._text(
-                f'<!doctype html><html><head><title>A video</title></head><body><video width="320"><source src="{file}" type="video/mp4"></video></body></html>',
-                body,
-            )
+            self._text(PLAYER.format(file=file), body)
         elif fault == "hops" and "hop=" not in self.path:
-            self._say(307, Location=f"/watch?v={self.name}&hop=1")
+            self.send_head(307, Location=f"/watch?v={self.name}&hop=1")
         else:
-            self._say(302, Location=file)
+            self.send_head(302, Location=file)
 
     def _file(self, body):
-        self._serve(self.file, body)
+        self.send_file(self.file, body)
 
-    def _send(self, f, n):
+    def send_bytes(self, f, n):
         while n > 0 and (piece := f.read(min(n, 1 << 13))):
             self.wfile.write(piece)
             n -= len(piece)
@@ -261,20 +254,20 @@ class _Site(loopback._Handler):
                 self.server.sent[self.name] += len(piece)
 
     def _text(self, text, body, kind="text/html; charset=utf-8"):
-        self._say(200, len(text.encode()), kind)
+        self.send_head(200, len(text.encode()), kind)
         if body:
             self.wfile.write(text.encode())
 
-    def _some(self, body, share=0.5, announced=0):
+    def _some(self, body, fraction=0.5, announced=0):
         "Announce the whole file, whatever was asked for, and send a part of it."
         whole = self.file.read_bytes()
-        self._say(200, announced or len(whole), "video/mp4")
+        self.send_head(200, announced or len(whole), "video/mp4")
         if body:
-            self.wfile.write(whole[: int(share * len(whole))])
+            self.wfile.write(whole[: int(fraction * len(whole))])
         self.close_connection = True
 
     def _slowly(self, body, n, pause):
-        self._say(200, self.file.stat().st_size, "video/mp4")
+        self.send_head(200, self.file.stat().st_size, "video/mp4")
         with open(self.file, "rb") as f:
             while body and (piece := f.read(n)) and not self.server.over.wait(pause):
                 self.wfile.write(piece)
@@ -283,28 +276,28 @@ class _Site(loopback._Handler):
         return self.headers.get("Range", "bytes=0-") != "bytes=0-"
 
     def _forbidden(self, body):
-        self._say(403)
+        self.send_head(403)
 
     def _missing(self, body):
-        self._say(404)
+        self.send_head(404)
 
     def _removed(self, body):
-        self._say(410)
+        self.send_head(410)
 
     def _limited(self, body):
-        return self._say(429, **{"Retry-After": 1}) if self.tried == 1 else self._file(body)
+        return self.send_head(429, **{"Retry-After": 1}) if self.tried == 1 else self._file(body)
 
     def _flooded(self, body):
-        self._say(429)
+        self.send_head(429)
 
     def _broken(self, body):
-        self._say(500)
+        self.send_head(500)
 
     def _busy(self, body):
-        return self._say(503) if self.tried == 1 else self._file(body)
+        return self.send_head(503) if self.tried == 1 else self._file(body)
 
     def _refused(self, body):
-        self._say(302, Location=f"http://127.0.0.1:{self.server.closed}/{self.name}.mp4")
+        self.send_head(302, Location=f"http://127.0.0.1:{self.server.closed}/{self.name}.mp4")
 
     def _reset(self, body):
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no farewell
@@ -349,7 +342,7 @@ class _Site(loopback._Handler):
         self._text(json.dumps({"error": "no such video"}), body, "application/json")
 
     def _void(self, body):
-        self._say(200, 0, "video/mp4")
+        self.send_head(200, 0, "video/mp4")
 
 
 @dataclass
@@ -370,17 +363,10 @@ class Site:
 def serve_faults(folder):  # yields a Site
     "Serve films, faults included."
     site, over = Site(""), threading.Event()
+    counts = dict(requests=site.asked, sent=site.sent, tries=Counter(), lock=threading.Lock())
     with socket.socket() as closed:  # bound, so that nobody else is given its port, and not listening
         closed.bind(("127.0.0.1", 0))
-        state = dict(
-            folder=Path(folder).resolve(),
-            requests=site.asked,
-            sent=site.sent,
-            tries=Counter(),
-            lock=threading.Lock(),
-            over=over,
-            closed=closed.getsockname()[1],
-        )
+        state = dict(folder=Path(folder).resolve(), over=over, closed=closed.getsockname()[1], **counts)
         with loopback.serve(_Site, **state) as site.url:
             try:
                 yield site

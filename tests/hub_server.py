@@ -1,10 +1,14 @@
-"""A hub on loopback: answers huggingface_hub's own client the way the real one does, faults included. Point the client at it with HF_ENDPOINT.
+"""A hub on loopback: answers huggingface_hub's own client the way the real one does, faults included.
 
-    with serve_hub({"owner/models/weights.pth": path, "datasets/owner/rows/a.parquet": b"..."}, gated={"owner/rows"}, token="hf_good") as hub:
+Point the client at it with HF_ENDPOINT:
+
+    files = {"owner/models/weights.pth": path, "datasets/owner/rows/a.parquet": b"..."}
+    with serve_hub(files, gated={"owner/rows"}, token="hf_good") as hub:
         subprocess.run(command, env={**os.environ, **hub.env(cache_folder)})
 
-What it speaks: the resolve endpoint (HEAD and GET; X-Repo-Commit, ETag, X-Linked-Size and X-Linked-Etag), large files redirected to a second host, whose requests must carry
-no token, byte ranges, repositories that moved, 401, 403 and 404 with the hub's X-Error-Code, and the parts of the API that list a repository.
+What it speaks: the resolve endpoint (HEAD and GET; X-Repo-Commit, ETag, X-Linked-Size and X-Linked-Etag), large files
+redirected to a second host, whose requests must carry no token, byte ranges, repositories that moved, 401, 403 and 404
+with the hub's X-Error-Code, and the parts of the API that list a repository.
 """
 
 import contextlib
@@ -32,16 +36,13 @@ class Hub:
     gated: frozenset = frozenset()  # "owner/repository": terms must be accepted
     token: str = ""  # the one token that is valid; it has access to what is gated
     stranger: str = ""  # another valid token, whose account has accepted no terms
-    cut: dict = field(
-        default_factory=dict
-    )  # file's name -> bytes after which the connection breaks, counted down in `cuts_left`
+    cut: dict = field(default_factory=dict)  # file's name -> bytes after which the connection breaks
     cuts_left: int = 1  # connections that break, for each file
     moved: dict = field(default_factory=dict)  # old "owner/repository" -> new
     revisions: tuple = ("main",)  # names of the commit
     broken: int = 0  # a status that every request gets, if not 0
-    at: dict = field(
-        default_factory=dict
-    )  # beginning of a name in `files` -> the one revision that such files are in; others are in every revision
+    # beginning of a name in `files` -> the one revision that such files are in; others are in every revision
+    at: dict = field(default_factory=dict)
     large: int = 1000  # bytes from which a file is redirected to the second host
     commit: str = COMMIT
     requests: list = field(default_factory=list)  # (method, path, has a token, Range header) of every request
@@ -92,6 +93,13 @@ def _parts(content, first, last):
                 yield part
 
 
+FILE_OF_A_REPOSITORY = r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)"
+API_OF_A_REPOSITORY = (
+    r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)"
+    r"(/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(/(?P<under>.*))?)?"
+)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -111,31 +119,29 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self, body):
         hub, path = self.server.hub, urlsplit(self.path).path  # a revision may have slashes, which the client escapes
         bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        if not path.startswith("/api/agent-harnesses"):
-            hub.requests.append(
-                (self.command, self.path, bool(bearer), self.headers.get("Range"))
-            )  # the client asks it about itself
+        if not path.startswith("/api/agent-harnesses"):  # what the client asks about itself
+            hub.requests.append((self.command, self.path, bool(bearer), self.headers.get("Range")))
         if hub.broken:
-            return self._refuse(hub.broken, "", "the hub is broken")
-        if path.startswith("/cdn/"):
-            path = unquote(path)
-            if bearer:
-                return self._refuse(400, "", "a token was sent to the second host")
-            return self._send(path.removeprefix("/cdn/"), body)
-        if m := re.fullmatch(
-            r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)", path
-        ):
-            if self._may(m["kind"] or "", m["repo"], unquote(m["revision"]), bearer, path):
-                self._resolve(m["kind"] or "", m["repo"], unquote(m["revision"]), unquote(m["name"]), body)
-        elif m := re.fullmatch(
-            r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(/(?P<under>.*))?)?",
-            path,
-        ):
-            kind = "datasets/" if m["kind"] == "datasets" else ""
-            if self._may(kind, m["repo"], unquote(m["revision"] or "main"), bearer, path):
-                self._list(kind, m["repo"], m["what"], unquote(m["revision"] or "main"), unquote(m["under"] or ""))
+            self._refuse(hub.broken, "", "the hub is broken")
+        elif path.startswith("/cdn/"):
+            self._second_host(unquote(path), bearer, body)
+        elif match := re.fullmatch(FILE_OF_A_REPOSITORY, path):
+            kind, repo, revision, name = match["kind"] or "", match["repo"], unquote(match["revision"]), match["name"]
+            if self._may(kind, repo, revision, bearer, path):
+                self._resolve(kind, repo, revision, unquote(name), body)
+        elif match := re.fullmatch(API_OF_A_REPOSITORY, path):
+            kind = "datasets/" if match["kind"] == "datasets" else ""
+            revision, under = unquote(match["revision"] or "main"), unquote(match["under"] or "")
+            if self._may(kind, match["repo"], revision, bearer, path):
+                self._list(kind, match["repo"], match["what"], revision, under)
         else:
             self._refuse(404, "", f"no such page: {path}")
+
+    def _second_host(self, path, bearer, body):
+        if bearer:
+            self._refuse(400, "", "a token was sent to the second host")
+        else:
+            self._send(path.removeprefix("/cdn/"), body)
 
     def _may(self, kind, repo, revision, bearer, path):
         "Whether the request may go on; if not, it has been answered."
@@ -145,17 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
         if bearer and bearer not in (hub.token, hub.stranger):
             return self._refuse(401, "", "Invalid credentials in Authorization header")
         if not any(name.startswith(f"{kind}{repo}/") for name in hub.files):
-            return (
-                self._refuse(404, "RepoNotFound", "Repository not found")
-                if bearer
-                else self._refuse(401, "", "Invalid username or password.")
-            )
+            if bearer:
+                return self._refuse(404, "RepoNotFound", "Repository not found")
+            return self._refuse(401, "", "Invalid username or password.")
         if repo in hub.gated and bearer != hub.token:
-            return self._refuse(
-                403 if bearer else 401,
-                "GatedRepo",
-                f"Access to {repo} is restricted. Visit {hub.url}/{kind}{repo} to ask for access.",
-            )
+            told = f"Access to {repo} is restricted. Visit {hub.url}/{kind}{repo} to ask for access."
+            return self._refuse(403 if bearer else 401, "GatedRepo", told)
         if revision not in (*hub.revisions, hub.commit):
             return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}", **{"X-Repo-Commit": ""})
         return True
@@ -210,57 +211,47 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(part)
 
     def _list(self, kind, repo, what, revision, under):
-        hub = self.server.hub
-        prefix = f"{kind}{repo}/"
-        names = sorted(
-            k.removeprefix(prefix)
-            for k in hub.files
-            if k.startswith(f"{prefix}{under}/" if under else prefix) and self._there(k, revision)
-        )
+        hub, prefix = self.server.hub, f"{kind}{repo}/"
+        below = f"{prefix}{under}/" if under else prefix
+        found = [key for key in hub.files if key.startswith(below) and self._there(key, revision)]
+        names = sorted(key.removeprefix(prefix) for key in found)
         if under and not names:
-            return self._refuse(
-                404, "EntryNotFound", f"{under} does not exist on {revision}", **{"X-Repo-Commit": hub.commit}
-            )
-
-        def entry(name):
-            size, sha = _size(hub.files[prefix + name]), self.server.digest(prefix + name)
-            return {"type": "file", "path": name, "size": size, "oid": sha[:40]} | (
-                {"lfs": {"oid": sha, "size": size, "pointerSize": 134}} if size >= hub.large else {}
-            )
-
+            commit = {"X-Repo-Commit": hub.commit}
+            return self._refuse(404, "EntryNotFound", f"{under} does not exist on {revision}", **commit)
         if what == "paths-info":
-            asked = (
-                json.loads(self.posted)["paths"]
-                if self.headers.get("Content-Type", "").startswith("application/json")
-                else [unquote(p.partition("=")[2]) for p in self.posted.decode().split("&") if p.startswith("paths=")]
-            )
-            answer = [entry(n) for n in names if n in asked] + [
-                {"type": "directory", "path": a, "oid": "0" * 40}
-                for a in asked
-                if any(n.startswith(f"{a}/") for n in names)
-            ]
+            answer = self._infos(prefix, names)
         elif what == "tree":
             deep = "recursive=true" in urlsplit(self.path).query.lower()
-            answer = [entry(n) for n in names if deep or "/" not in n[len(under) + bool(under) :]]
+            inside = len(under) + bool(under)
+            answer = [self._entry(prefix, name) for name in names if deep or "/" not in name[inside:]]
         else:
-            answer = {
-                "id": repo,
-                "sha": hub.commit,
-                "private": False,
-                "gated": "manual" if repo in hub.gated else False,
-                "tags": [],
-                "siblings": [{"rfilename": n} for n in names],
-            }
+            siblings = [{"rfilename": name} for name in names]
+            gated = "manual" if repo in hub.gated else False
+            answer = dict(id=repo, sha=hub.commit, private=False, gated=gated, tags=[], siblings=siblings)
         self._say(200, body=json.dumps(answer).encode(), **{"Content-Type": "application/json"})
 
+    def _entry(self, prefix, name):
+        "What a listing says of a file."
+        size, sha = _size(self.server.hub.files[prefix + name]), self.server.digest(prefix + name)
+        entry = {"type": "file", "path": name, "size": size, "oid": sha[:40]}
+        if size >= self.server.hub.large:
+            entry["lfs"] = {"oid": sha, "size": size, "pointerSize": 134}
+        return entry
+
+    def _infos(self, prefix, names):
+        "What is said of the paths that were posted, as JSON or as a form: files and folders."
+        if self.headers.get("Content-Type", "").startswith("application/json"):
+            asked = json.loads(self.posted)["paths"]
+        else:
+            fields = self.posted.decode().split("&")
+            asked = [unquote(f.partition("=")[2]) for f in fields if f.startswith("paths=")]
+        files = [self._entry(prefix, name) for name in names if name in asked]
+        folders = [path for path in asked if any(name.startswith(f"{path}/") for name in names)]
+        return files + [{"type": "directory", "path": path, "oid": "0" * 40} for path in folders]
+
     def _refuse(self, status, code, message, **headers):
-        self._say(
-            status,
-            body=json.dumps({"error": message}).encode(),
-            **({"X-Error-Code": code} if code else {}),
-            **{"X-Error-Message": message, "Content-Type": "application/json"},
-            **headers,
-        )
+        headers |= {"X-Error-Code": code, "X-Error-Message": message, "Content-Type": "application/json"}
+        self._say(status, body=json.dumps({"error": message}).encode(), **headers)  # an empty header is not sent
 
     def _say(self, status, length=0, body=b"", **headers):
         self.send_response(status)

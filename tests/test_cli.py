@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from frames_matter.cli import run_command
+import frames_matter
+from frames_matter.cli import app, run_command
 
 COMMAND = Path(sys.executable).with_name("frames-matter")
 COMMANDS = [
@@ -65,6 +67,26 @@ def test_help(call, command):
     assert done.returncode == 0 and "Usage: frames-matter" in done.stdout
     if command in COMMANDS:
         assert f"  frames-matter {command}" in done.stdout.split("Example")[1]
+
+
+def test_every_command_is_known_here():
+    root = typer.main.get_command(app)
+    known = {name for name, command in root.commands.items() if not hasattr(command, "commands")}
+    assert known | {f"dataset {name}" for name in root.commands["dataset"].commands} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["", "dataset"])
+def test_no_command_is_help(call, command):
+    "With exit code 2, for nothing was done."
+    done = call(command)
+    assert done.returncode == 2 and "Usage: frames-matter" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("program", [[COMMAND], [sys.executable, "-m", "frames_matter"]])
+def test_version(program, tmp_path):
+    "Also as a module."
+    done = subprocess.run([*program, "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == f"frames-matter {frames_matter.__version__}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""What would hurt on a GPU, looked for without one: tensors left on another device, precision lost where it counts, a benchmark that does not run."""
+"""What would hurt on a GPU, looked for without one.
+
+Tensors left on another device, precision lost where it counts, a benchmark that does not run.
+"""
 
 import importlib.util
 import json
@@ -16,15 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from frames_matter.base.errors import UserError
 from frames_matter.model.compute import check_machine, deal_gpus, take_gpu
 from frames_matter.model.heads import CrossAttention, FusionTransformer
-from frames_matter.model.training import (
-    PROTOCOLS,
-    SOUND,
-    Step,
-    Training,
-    encode_clips,
-    pairwise_similarity,
-    trainable_parameters,
-)
+from frames_matter.model.protocols import PROTOCOLS, SOUND
+from frames_matter.model.training import Step, Training, encode_clips, pairwise_similarity, trainable_parameters
 from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
 
 HEADS = {"dual encoder": None, "cross-attention": CrossAttention, "fusion": FusionTransformer}
@@ -83,7 +79,11 @@ def test_evaluation_stays_on_its_device(large):
 
 
 def closed_form(config, B, kept):  # multiply-adds count twice
-    "Operations of a training step of the dual encoder: each block's projections and attention, the last one's for the class token alone; patches need no gradient of their pixels."
+    """Operations of a training step of the dual encoder.
+
+    Each block's projections and attention, the last one's for the class token alone; patches need no gradient of their
+    pixels.
+    """
     n, W, L = kept + 1, config.vision_width, config.vision_layers
     blocks = (L - 1) * (24 * n * W * W + 4 * n * n * W) + 4 * n * W * W + 4 * n * W + 20 * W * W
     return (
@@ -186,8 +186,12 @@ def test_no_gpu_is_said_before_anything_is_loaded():
 def test_accelerate_is_named_where_it_is_missing():
     "Only runs of several processes need it."
     code = (
-        "import sys; sys.modules['accelerate'] = None\nimport frames_matter.study.runner\nfrom frames_matter.model.compute import check_machine\ncheck_machine('cpu')\n"
-        "try: check_machine('cpu', processes=2)\nexcept ValueError as e: print(e)"
+        "import sys; sys.modules['accelerate'] = None\n"
+        "import frames_matter.study.runner\n"
+        "from frames_matter.model.compute import check_machine\n"
+        "check_machine('cpu')\n"
+        "try: check_machine('cpu', processes=2)\n"
+        "except ValueError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (

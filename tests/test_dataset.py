@@ -1,4 +1,5 @@
-"""Building a dataset from a site that misbehaves, from two processes at once, and across kill -9 at every step; rebuilding and verifying one."""
+"""Building a dataset from a site that misbehaves, from two processes at once, and across kill -9 at every step;
+rebuilding and verifying one."""
 
 import dataclasses
 import functools
@@ -12,19 +13,23 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import ffmpeg as ffmpeg_python
 import pytest
 from fault_site import FAULTS, MANNERS, fault_of, row, rows, serve_faults
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.base.profiles import data_dir, get_profile, manifest_dir
-from frames_matter.data import build, cut, fetch
-from frames_matter.data.build import build_dataset
+from frames_matter.data import fetch
+from frames_matter.data.build import BuildTools, build_dataset
 from frames_matter.data.cut import cut_clip
 from frames_matter.data.dataset import VideoCaptionDataset
+from frames_matter.data.failures import FAILURE_KINDS, CircuitBreaker
+from frames_matter.data.jobs import make_clips
 from frames_matter.data.ledger import Ledger, read_states
 from frames_matter.data.loopback import serve_folder
-from frames_matter.data.manifest import load_manifest, rotted, verify
+from frames_matter.data.manifest import load_manifest, verify
+from frames_matter.data.sources import rotted
 
 GOOD = [f"good{i}" for i in range(6)]
 
@@ -81,20 +86,21 @@ def forget(P):
         ledger.set_fact("manifest", "")
 
 
-def test_faults(home, site, monkeypatch):
-    "Each fault ends as the table says, with a reason of one line; a finished build asks for nothing, and one that goes on asks only for what may have passed."
+def test_faults(home, site):
+    """Each fault ends as the table says, with a reason of one line; a finished build asks for nothing, and one that
+    goes on asks only for what may have passed."""
     manners = dataclasses.replace(MANNERS, attempts=2, stall=1.0)
-    monkeypatch.setattr(build, "manners_of", lambda profile: manners)
-    monkeypatch.setattr(build, "Breaker", functools.partial(fetch.Breaker, limit=100))
+    tools = BuildTools(manners=manners, breaker=functools.partial(CircuitBreaker, limit=100))
     names = [f"{name}01" for name in FAULTS]
     P = home([row(i) for i in names], site.template, n_clips=len(names), workers=4)
-    manifest = build_dataset(P, progress=False)
+    manifest = build_dataset(P, progress=False, tools=tools)
     assert list(manifest.youtube_id) == names
     kinds = dict(read_states(ledger_of(P), "youtube_id", "kind"))
     for r in manifest.itertuples():
         fault = FAULTS[fault_of(r.youtube_id)]
         print(
-            f"{fault_of(r.youtube_id):10} {fault.what:42} {r.status:9} {kinds[r.youtube_id] or '':13} {'' if r.status == 'kept' else r.reason}"
+            f"{fault_of(r.youtube_id):10} {fault.what:42} {r.status:9} {kinds[r.youtube_id] or '':13} "
+            f"{'' if r.status == 'kept' else r.reason}"
         )
         assert r.status == fault.ends, r
         if r.status == "kept":
@@ -114,15 +120,15 @@ def test_faults(home, site, monkeypatch):
         "damaged",
         "duration",
     ]
-    tried = {i: n for i, n in read_states(ledger_of(P), "youtube_id", "attempts")}
+    tried = dict(read_states(ledger_of(P), "youtube_id", "attempts"))
     assert all(tried[i] == (FAULTS[fault_of(i)].attempts or manners.attempts) for i in names)
     assert left_over(P) == [] and verify(P) == []
     assert sorted(p.stem for p in (data_dir(P) / "clips").iterdir()) == sorted(load_manifest(P).clip_id)
     site.asked.clear()
-    assert build_dataset(P, progress=False).equals(manifest) and site.asked == []
+    assert build_dataset(P, progress=False, tools=tools).equals(manifest) and site.asked == []
     forget(P)
-    assert build_dataset(P, progress=False).equals(manifest)
-    assert asked_of(site) == {i for i, f in FAULTS.items() if fetch.KINDS.get(f.kind, (False,))[0]}, (
+    assert build_dataset(P, progress=False, tools=tools).equals(manifest)
+    assert asked_of(site) == {i for i, f in FAULTS.items() if f.kind and FAILURE_KINDS[f.kind].transient}, (
         "what was decided was asked again, or what may have passed was not"
     )
 
@@ -172,7 +178,8 @@ def test_each_source_is_fetched_once(home, site):
 
 
 def test_hostile_and_odd_rows(home, site, tmp_path):
-    "Ids that are paths, options or shell; impossible times; missing captions and scores; clips given twice: rejected, and nothing outside is touched."
+    """Ids that are paths, options or shell; impossible times; missing captions and scores; clips given twice:
+    rejected, and nothing outside is touched."""
     first, *bad = rows()
     P = home(
         [first[0]] + [r for r, _ in bad] + [row(i) for i in GOOD] + [row("\ud800")],
@@ -180,7 +187,7 @@ def test_hostile_and_odd_rows(home, site, tmp_path):
         n_clips=len(GOOD) + 2,
     )
     manifest = build_dataset(P, progress=False)
-    for (_, word), r in zip(bad, manifest[1:].itertuples()):
+    for (_, word), r in zip(bad, manifest[1:].itertuples(), strict=False):
         assert r.status == "rejected" and word in r.reason and "\n" not in r.reason, r
     assert manifest.status[0] == "kept" and list(manifest.status[1 + len(bad) :]) == ["kept"] * len(GOOD) + ["rejected"]
     assert names_asked(site) == {"good", *GOOD} and all(len(str(v)) < 200 for v in manifest.youtube_id)
@@ -189,11 +196,10 @@ def test_hostile_and_odd_rows(home, site, tmp_path):
     } == {"good", *GOOD}
 
 
-def test_repetitions_across_pieces(home, site, monkeypatch):
+def test_repetitions_across_pieces(home, site):
     "Rows are read a piece at a time; a clip given twice is one, however far apart."
-    monkeypatch.setattr(build, "PIECE", 2)
     P = home([row(i) for i in GOOD[:3]] + [row(GOOD[0]), row("missing"), row(GOOD[3])], site.template, n_clips=4)
-    manifest = build_dataset(P, progress=False)
+    manifest = build_dataset(P, progress=False, tools=BuildTools(piece=2))
     assert (
         list(manifest.status) == ["kept"] * 3 + ["rejected"] * 2 + ["kept"]
         and manifest.reason[3] == "the same clip as an earlier row"
@@ -213,7 +219,8 @@ def test_silent_site(home, films):
 
 
 def test_wall(home, site):
-    "Five videos in a row that are refused are no fault of theirs: the build stops with advice, and what was had before stays."
+    """Five videos in a row that are refused are no fault of theirs: the build stops with advice, and what was had
+    before stays."""
     wall = [f"forbidden{i}" for i in range(8)]
     P = home([row(i) for i in [*GOOD, "missing1", *wall]], site.template, n_clips=15, workers=1)
     with pytest.raises(UserError, match="cookies"):
@@ -258,30 +265,26 @@ def test_full_disk(home, site, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as m:
-        m.setattr(fetch, "_put", full)
+        m.setattr(fetch, "_put_in_place", full)
         with pytest.raises(UserError, match="No space left"):
             build_dataset(P, progress=False)
-    with monkeypatch.context() as m:
-        m.setattr(
-            cut,
-            "_why_not_cut",
-            lambda said, *paths, why=cut._why_not_cut: why(
-                "av_interleaved_write_frame(): No space left on device", *paths
-            ),
-        )
-        m.setattr(cut, "find_ffmpeg", lambda: "false")
-        with pytest.raises(UserError, match="No space left"):
-            build_dataset(P, progress=False)
+
+    def no_room(stream):
+        raise ffmpeg_python.Error("ffmpeg", b"", b"av_interleaved_write_frame(): No space left on device\n")
+
+    tools = BuildTools(work=functools.partial(make_clips, cut=functools.partial(cut_clip, run=no_room)))
+    with pytest.raises(UserError, match="No space left"):
+        build_dataset(P, progress=False, tools=tools)
     assert (
         left_over(P) == [] and "rejected" not in states(P) and (build_dataset(P, progress=False).status == "kept").all()
     )
 
 
-def test_little_room(home, site, monkeypatch):
-    "Fetched videos stay for other choices of rows, unless the disk is nearly full: then each goes when its rows have ended, and none is fetched twice."
+def test_little_room(home, site):
+    """Fetched videos stay for other choices of rows, unless the disk is nearly full: then each goes when its rows
+    have ended, and none is fetched twice."""
     P = home([row(i) for i in GOOD] + [row(i, "00:00:02.000") for i in GOOD], site.template, n_clips=9)
-    monkeypatch.setattr(build, "KEEP_FREE", 2**62)
-    build_dataset(P, progress=False)
+    build_dataset(P, progress=False, tools=BuildTools(keep_free=2**62))
     assert {p.stem for p in (data_dir(P) / "sources").iterdir()} == set(GOOD[3:]), (
         "three videos have rows that were not tried"
     )
@@ -297,7 +300,8 @@ def test_missing_ffmpeg(home, site, monkeypatch):
 
 
 def test_sections(home, films, tmp_path):
-    "Of a long film only what its rows need is fetched, once for all of them, and the clips are those cut from the whole."
+    """Of a long film only what its rows need is fetched, once for all of them, and the clips are those cut from the
+    whole."""
     site = tmp_path / "site"
     site.mkdir()
     ffmpeg(
@@ -392,25 +396,44 @@ def test_sound(tmp_path):
 # --- processes ---
 
 BUILD = """
-import json, os, signal, sys, threading, time
-from frames_matter.data import build, cut
+import functools, json, os, signal, sys, threading, time
 from frames_matter.base.profiles import get_profile
+from frames_matter.data.build import BuildTools, build_dataset
+from frames_matter.data.cut import cut_clip, run_ffmpeg
+from frames_matter.data.jobs import make_clips
 from frames_matter.data.ledger import Ledger
+
 point, fields = sys.argv[1], json.loads(sys.argv[2])
-def die(*args): os.kill(os.getpid(), signal.SIGKILL)
-def record(self, event, record=Ledger.record):
-    fresh = record(self, event)
-    seen.append(event["state"])
-    return die() if seen.count(point) == 3 else fresh
-def set_fact(self, name, value, set_fact=Ledger.set_fact): die() if name == point else set_fact(self, name, value)
-seen, Ledger.record, Ledger.set_fact = [], record, set_fact
-if point == "rows": build.select_rows = lambda piece, profile, select=build.select_rows: select(piece, profile) if len(seen.append(0) or seen) < 3 else die()
-def halfway():
-    while not seen and threading.current_thread() is not threading.main_thread(): time.sleep(0.01) # until one is recorded as fetched
-    return "./halfway"
-if point == "cutting": cut.find_ffmpeg = halfway
-if point == "rows": build.PIECE = 4
-build.build_dataset(get_profile("smoke", **fields), progress=False)
+seen = []
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Dying(Ledger):
+    def add(self, rows):
+        def until_the_third_piece():
+            for n, row in enumerate(rows):
+                if point == "rows" and n == 8:
+                    die()
+                yield row
+        super().add(until_the_third_piece())
+
+    def record(self, event):
+        fresh = super().record(event)
+        seen.append(event["state"])
+        return die() if seen.count(point) == 3 else fresh
+
+    def set_fact(self, name, value):
+        die() if name == point else super().set_fact(name, value)
+
+def halfway(stream):
+    while not seen:  # until one is recorded as fetched
+        time.sleep(0.01)
+    run_ffmpeg(stream, "./halfway")
+
+work = functools.partial(make_clips, cut=functools.partial(cut_clip, run=halfway)) if point == "cutting" else make_clips
+tools = BuildTools(work=work, ledger=Dying, piece=4 if point == "rows" else 1000)
+build_dataset(get_profile("smoke", **fields), progress=False, tools=tools)
 """
 
 HALFWAY = """#!/bin/sh
@@ -435,7 +458,8 @@ def undisturbed(films, tmp_path_factory):
 @pytest.mark.skipif(os.name == "nt", reason="kills by signal")
 @pytest.mark.parametrize("point", ["rows", "fetched", "cutting", "cut", "checked", "manifest"])
 def test_killed_and_resumed(point, home, site, undisturbed, tmp_path):
-    "kill -9 at any step: no partial file is taken for whole, nothing finished is done again, and the manifest is that of an undisturbed build."
+    """kill -9 at any step: no partial file is taken for whole, nothing finished is done again, and the manifest is
+    that of an undisturbed build."""
     P = home(ROWS, site.template, n_clips=12)
     (tmp_path / "halfway").write_text(HALFWAY)
     (tmp_path / "halfway").chmod(0o755)
@@ -470,7 +494,8 @@ def test_killed_and_resumed(point, home, site, undisturbed, tmp_path):
 
 
 def test_doubtful_files(home, site, undisturbed):
-    "Of what is recorded only whole files are believed: a clip or a video that has changed is made or fetched again, and the rest is left."
+    """Of what is recorded only whole files are believed: a clip or a video that has changed is made or fetched
+    again, and the rest is left."""
     P = home(ROWS, site.template, n_clips=12)
     build_dataset(P, progress=False)
     clips, sources = data_dir(P) / "clips", data_dir(P) / "sources"
@@ -502,7 +527,8 @@ def command(*words):
 
 
 def test_second_process(home, site):
-    "While one process builds, another on the same folder is told which and stops; who finds a finished build reads it nevertheless."
+    """While one process builds, another on the same folder is told which and stops; who finds a finished build reads
+    it nevertheless."""
     P = home([row(i) for i in GOOD], site.template)
     words = [w for k in ("source", "url_template", "n_clips", "n_pool") for w in ("-o", f"{k}={getattr(P, k)}")]
     with Ledger(ledger_of(P)):
@@ -525,22 +551,29 @@ def test_second_process(home, site):
 MEMORY = """
 import json, resource, sys
 from pathlib import Path
-from frames_matter.data import build, cut
-from frames_matter.base.files import file_sha256
+
 from frames_matter.base.profiles import get_profile
+from frames_matter.data.build import BuildTools, build_dataset
+
 def work(job):
     "What `make_clips` tells, without its work."
-    yield dict(rows=[r["position"] for r in job.rows], state="fetched", attempts=1, source=dict(name=job.source, path="none", offset=0.0, whole=True, spans=[(0, 1)], sha256="0"*64, bytes=1, attempts=1, seconds=0.1))
+    source = dict(name=job.source, path="none", offset=0.0, whole=True, spans=[(0, 1)], sha256="0" * 64)
+    source |= dict(bytes=1, attempts=1, seconds=0.1)
+    yield dict(rows=[r["position"] for r in job.rows], state="fetched", attempts=1, source=source)
     for r in job.rows:
-        clip = Path(job.folder)/"clips"/f"{r['clip_id']}.mp4"
+        clip = Path(job.folder) / "clips" / f"{r['clip_id']}.mp4"
         clip.parent.mkdir(exist_ok=True)
         clip.write_bytes(b"clip")
         facts = dict(sha256="%s", bytes=4)
         yield dict(rows=[r["position"]], state="cut", **facts)
-        yield dict(rows=[r["position"]], state="checked", frames=40, fps=10.0, width=128, height=72, seconds=4.0, **facts)
-build.make_clips = work
-assert (build.build_dataset(get_profile("smoke", **json.loads(sys.argv[1])), progress=False).status == "kept").all()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1024 if sys.platform == "linux" else 1024**2))
+        seen = dict(frames=40, fps=10.0, width=128, height=72, seconds=4.0)
+        yield dict(rows=[r["position"]], state="checked", **seen, **facts)
+
+manifest = build_dataset(
+    get_profile("smoke", **json.loads(sys.argv[1])), progress=False, tools=BuildTools(work=work)
+)
+assert (manifest.status == "kept").all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
 """
 
 
@@ -553,7 +586,8 @@ def test_memory_stays_flat(home, tmp_path):
             [
                 row(
                     f"video{i:06}",
-                    caption=f"Row number {i} shows a thing that is told of in a sentence of some length, as captions are.",
+                    caption=f"Row number {i} shows a thing that is told of in a sentence "
+                    "of some length, as captions are.",
                 )
                 for i in range(n)
             ],
@@ -579,7 +613,8 @@ def test_memory_stays_flat(home, tmp_path):
 
 
 def test_verify_names_what_differs(home, site):
-    "A clip that is gone, changed, cut short or of another size, a file that is no one's, a ledger that knows better: each is named; a build makes it again."
+    """A clip that is gone, changed, cut short or of another size, a file that is no one's, a ledger that knows
+    better: each is named; a build makes it again."""
     P = home([row(i) for i in GOOD], site.template)
     build_dataset(P, progress=False)
     gone, changed, short, small = (Path(p) for p in load_manifest(P).path[:4])
@@ -611,7 +646,8 @@ def test_verify_names_what_differs(home, site):
 
 
 def test_rebuilding_a_published_manifest(home, site, films, tmp_path):
-    "Kept rows alone are tried, splits stay as published, nothing takes the place of what has rotted, and what became of each is told."
+    """Kept rows alone are tried, splits stay as published, nothing takes the place of what has rotted, and what
+    became of each is told."""
     P = home([row(i) for i in ["missing", *GOOD]], site.template)
     build_dataset(P, progress=False)
     published = shutil.copytree(manifest_dir(P), tmp_path / "published") / "clips.csv"
@@ -671,6 +707,7 @@ def test_a_hostile_manifest(home, site, tmp_path):
     for word, reason in zip(
         ("clip_id", "youtube_id", "times", "times", "caption", "split", "not a video", "earlier row"),
         manifest.reason[3:],
+        strict=True,
     ):
         assert word in reason
     assert sorted(p.stem for p in (data_dir(Q) / "clips").iterdir()) == sorted(manifest.clip_id[:3]) and rotted(
@@ -679,7 +716,8 @@ def test_a_hostile_manifest(home, site, tmp_path):
 
 
 def test_own_clips(home, films, tmp_path):
-    "Clips of one's own: each has its address in the manifest, from the project's folder on; all are tried; and the manifest can be built again from there."
+    """Clips of one's own: each has its address in the manifest, from the project's folder on; all are tried; and the
+    manifest can be built again from there."""
     (tmp_path / "mine").mkdir()
     for i in range(4):
         shutil.copy(films / ("good.mp4" if i else "rotated.mp4"), tmp_path / "mine" / f"film {i}.mp4")

@@ -1,12 +1,14 @@
-"""Several processes on one batch: the loss and every gradient are those of one process that holds all of it. And bfloat16: close to float32.
+"""Several processes on one batch: the loss and every gradient are those of one process that holds all of it.
 
-Real processes that meet on loopback (gloo on the CPU, where NCCL would stand on GPUs); gradients averaged by torch's DistributedDataParallel through accelerate.
+Real processes that meet on loopback (gloo on the CPU, where NCCL would stand on GPUs); gradients averaged by torch's
+DistributedDataParallel through accelerate. And bfloat16: close to float32.
 """
 
 import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,9 +18,17 @@ from torch import nn
 from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import get_profile
 from frames_matter.model import training
-from frames_matter.model.compute import data_parallel, group, join, share, spread
+from frames_matter.model.compute import (
+    GatherWithGradients,
+    data_parallel,
+    join_processes,
+    launch_processes,
+    process_rank_and_count,
+    shard_positions,
+)
 from frames_matter.model.heads import CrossAttention, FusionTransformer
-from frames_matter.model.training import PUBLISHED, SOUND, Pairs, Step, Training, encode_clips, fit
+from frames_matter.model.protocols import PUBLISHED, SOUND
+from frames_matter.model.training import Pairs, Step, Training, encode_clips, fit
 from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
 
 pytest.importorskip("accelerate", reason="accelerate is not installed (extra `scale`)")
@@ -68,7 +78,7 @@ def step_once(head, loss, protocol, n):  # -> loss, gradients by name
     model, head, video, text = model_and_data(head, n)
     model.text_encoder.requires_grad_(False), model.temp.requires_grad_(False)
     step = data_parallel(Step(model, head, Training(loss=loss), UNMASKED[protocol]))
-    value = step(video[share(n)], text)
+    value = step(video[shard_positions(n)], text)
     value.backward()
     return value.item(), {
         name.removeprefix("module."): p.grad for name, p in step.named_parameters() if p.requires_grad
@@ -86,10 +96,8 @@ def fit_once(head):  # -> curves, parameters
 
 def detached(x):
     "A gather whose gradients stay behind."
-    from frames_matter.model.compute import _Gather
-
-    rank, size = group()
-    parts = list(_Gather.apply(x.detach().contiguous()).chunk(size))
+    rank, size = process_rank_and_count()
+    parts = list(GatherWithGradients.apply(x.detach().contiguous()).chunk(size))
     parts[rank] = x
     return torch.cat(parts)
 
@@ -97,20 +105,48 @@ def detached(x):
 def member(folder):
     "All that a process of the test does."
     torch.set_num_threads(1)
-    join("cpu", 2)
-    assert group()[1] == 2
+    join_processes("cpu", 2)
+    assert process_rank_and_count()[1] == 2
     found = {"exact": {case: step_once(*case) for case in CASES}, "fit": {head: fit_once(head) for head in HEADS}}
     training.gather_with_gradients = detached
     found["detached"] = {case: step_once(*case) for case in CASES}
-    torch.save(found, folder / f"{group()[0]}.pt")
+    torch.save(found, folder / f"{process_rank_and_count()[0]}.pt")
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     "What each of two processes found."
     folder = tmp_path_factory.mktemp("ranks")
-    spread(member, (folder,), 2)
+    launch_processes(member, (folder,), 2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def fails(what):
+    "A process of the next test: the second one fails, the first waits for it."
+    join_processes("cpu", 2)
+    if process_rank_and_count()[0] == 1:
+        raise {"user": UserError("No file at x: give a path."), "other": KeyError("first\nsecond")}[what]
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    "what, kind, text",
+    [("user", UserError, "No file at x: give a path."), ("other", RuntimeError, r"KeyError: 'first\nsecond'")],
+)
+def test_an_error_comes_over_as_what_it_is(what, kind, text):
+    "A user's error stays one, told by its class and not by how the traceback spells it; any other is one line."
+    with pytest.raises(kind) as e:
+        launch_processes(fails, (what,), 2)
+    assert type(e.value) is kind and str(e.value) == text
+
+
+def ends():
+    os._exit(3)
+
+
+def test_a_process_that_ends_without_a_word_is_told():
+    with pytest.raises(UserError, match="ended with exit code 3; what it said is above"):
+        launch_processes(ends, (), 2)
 
 
 def close(got, expected, rtol=1e-10, atol=1e-12):
@@ -156,7 +192,8 @@ def test_whole_fit(both, head):
                 close(
                     got[name], p, 1e-6, 1e-7
                 )  # over one key, queries and keys have gradients of rounding alone, and AdamW makes steps of them
-    assert all(torch.equal(a, b) for a, b in zip(both[0]["fit"][head][1].values(), both[1]["fit"][head][1].values()))
+    first, second = (found["fit"][head][1] for found in both)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 # --- runs ---
@@ -180,19 +217,24 @@ import sys
 from frames_matter.base.profiles import get_profile
 from frames_matter.study.grid import grid
 from frames_matter.study.runner import run_all
-spec = next(s for s in grid(get_profile("smoke", processes=2, epochs_first=2), "first_improvement", progress=False) if s.hash == sys.argv[1])
+profile = get_profile("smoke", processes=2, epochs_first=2)
+specs = grid(profile, "first_improvement", progress=False)
+spec = next(s for s in specs if s.hash == sys.argv[1])
 run_all([spec], progress=False)
 """
 
 
 def test_run_in_two_processes(spec, tmp_path):
-    "The runner starts them, or torchrun does, which `accelerate launch` calls for several GPUs: the same record, written once, that says how many there were."
+    """The runner starts them, or torchrun does, which `accelerate launch` calls for several GPUs.
+
+    The same record, written once, that says how many there were.
+    """
     from frames_matter.study.runner import run_all
-    from frames_matter.study.store import read_runs, runs_path
+    from frames_matter.study.store import read_records, runs_path
 
     store = runs_path(spec.resolved_profile())
     (record,) = run_all([spec], progress=False)
-    assert record["spec"]["processes"] == 2 and "precision" not in record["spec"] and len(read_runs(store)) == 1
+    assert record["spec"]["processes"] == 2 and "precision" not in record["spec"] and len(read_records(store)) == 1
     assert record["metrics"]["test_reads"] == 1 and len(record["curves"]["train_loss"]) == 2
     store.unlink()
     (tmp_path / "script.py").write_text(LAUNCHED)
@@ -212,7 +254,7 @@ def test_run_in_two_processes(spec, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    (again,) = read_runs(store)
+    (again,) = read_records(store)
     assert {k: again[k] for k in ("spec", "curves", "metrics")} == {k: record[k] for k in ("spec", "curves", "metrics")}
 
 
@@ -235,7 +277,10 @@ def test_failure_is_one_line(spec):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("protocol", UNMASKED)
 def test_bfloat16_is_close(head, loss, protocol):
-    "Autocast on the CPU runs the same code as on a GPU: features, losses and gradients near float32's, and float32 where it matters."
+    """Autocast on the CPU runs the same code as on a GPU.
+
+    Features, losses and gradients are near float32's, and float32 where it matters.
+    """
     results = {}
     for precision in ("fp32", "bf16"):
         model, h, video, text = model_and_data(head, 8, torch.float32)

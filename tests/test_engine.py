@@ -40,8 +40,8 @@ class Work:
             self.closed += 1
 
 
-def ours():
-    return [t for t in threading.enumerate() if "_serve" in t.name]
+def our_threads():
+    return [t for t in threading.enumerate() if "_serve_jobs" in t.name]
 
 
 def alive(pid):
@@ -65,7 +65,8 @@ def test_a_slow_caller_slows_the_work():
         wait_until(lambda: work.yielded >= 2 * 8)
         time.sleep(0.1)  # time in which more would come, were there no bound
         assert work.yielded <= 2 * 8 + 2 + 1  # in the queue, in the hands of each worker, and taken
-    assert work.closed == 2 and ours() == []
+    assert work.closed == 2
+    assert our_threads() == []
 
 
 def test_what_one_job_raises_stops_the_others():
@@ -82,7 +83,9 @@ def test_what_one_job_raises_stops_the_others():
     with pytest.raises(UserError, match="three is at fault"):
         for event in run_jobs(work, [3, 0, 0, 0], workers=3):
             seen.append(event)
-    assert (0, "well so far") in seen and ours() == [] and others.closed in (1, 2)
+    assert (0, "well so far") in seen
+    assert our_threads() == []
+    assert others.closed in (1, 2)
 
 
 def test_what_the_jobs_iterator_raises_stops_all():
@@ -93,7 +96,7 @@ def test_what_the_jobs_iterator_raises_stops_all():
     work = Work()
     with pytest.raises(UserError, match="No more rows"):
         list(run_jobs(work, jobs(), workers=2))
-    assert ours() == []
+    assert our_threads() == []
 
 
 def test_jobs_are_asked_for_in_the_callers_thread():
@@ -116,14 +119,16 @@ def test_ctrl_c(tmp_path, step):
     (tmp_path / "run.py").write_text(f"""
 import threading, time
 from frames_matter.data import engine
-engine.LEAVE = 1
+engine.LEAVE_SECONDS = 1
 def work(job):
     while True:
         yield job
         time.sleep({step})
 try:
-    for number, _ in engine.run_jobs(work, range(10**9), workers=2): print(number, flush=True)
-except KeyboardInterrupt: print("left", sum("_serve" in t.name for t in threading.enumerate()), flush=True)
+    for number, _ in engine.run_jobs(work, range(10**9), workers=2):
+        print(number, flush=True)
+except KeyboardInterrupt:
+    print("left", sum("_serve_jobs" in t.name for t in threading.enumerate()), flush=True)
 """)
     process = subprocess.Popen(
         [sys.executable, "run.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -132,7 +137,9 @@ except KeyboardInterrupt: print("left", sum("_serve" in t.name for t in threadin
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 0 and out.splitlines()[-1] == f"left {0 if step < 1 else 2}" and "Traceback" not in err
+    assert process.returncode == 0
+    assert out.splitlines()[-1] == f"left {0 if step < 1 else 2}"
+    assert "Traceback" not in err
 
 
 def test_without_ray(monkeypatch):
@@ -176,8 +183,10 @@ from frames_matter.base.files import atomic_write, project_root
 def files(job):
     "Write three files, whole or not at all, and say which; while `hold` is there, stop before the last."
     for i in range(3):
-        while i == 2 and job == 0 and (project_root()/"hold").exists(): time.sleep(0.02)
-        with open(project_root()/f"begun-{job}-{i}", "a") as f: f.write(f"{os.getpid()}\\n")
+        while i == 2 and job == 0 and (project_root()/"hold").exists():
+            time.sleep(0.02)
+        with open(project_root()/f"begun-{job}-{i}", "a") as f:
+            f.write(f"{os.getpid()}\\n")
         atomic_write(project_root()/f"made-{job}-{i}", str(job))
         yield f"made-{job}-{i}"
 
@@ -194,7 +203,8 @@ def endless(job):
     time.sleep(600)
     yield job
 
-def variables(job): yield os.environ.get("FRAMES_MATTER_HOME"), os.environ.get("FRAMES_MATTER_COOKIES")
+def variables(job):
+    yield os.environ.get("FRAMES_MATTER_HOME"), os.environ.get("FRAMES_MATTER_COOKIES")
 """
 
 
@@ -229,11 +239,10 @@ def test_ray_worker_killed(cluster):
     killer.start()
     found = list(run_jobs(files, range(8), "ray"))
     killer.join()
-    assert Counter(found) == Counter(
-        (job, f"made-{job}-{i}") for job in range(8) for i in range(3)
-    )  # nothing lost, nothing twice
+    told = [(job, f"made-{job}-{i}") for job in range(8) for i in range(3)]
+    assert Counter(found) == Counter(told), "something was lost, or came twice"
     assert all([e for n, e in found if n == job] == [f"made-{job}-{i}" for i in range(3)] for job in range(8))
-    assert len((cluster / "begun-0-0").read_text().split()) == 2  # it was killed indeed
+    assert len((cluster / "begun-0-0").read_text().split()) == 2, "it was not killed"
     assert all((cluster / name).read_text() == str(job) for job, name in found)
 
 
@@ -246,7 +255,7 @@ def test_ray_raises_and_passes_variables(cluster, monkeypatch):
     monkeypatch.setenv("FRAMES_MATTER_COOKIES", "cookies.txt")
     assert list(run_jobs(variables, [1], "ray")) == [(0, (str(cluster), "cookies.txt"))]
     if os.name != "nt":
-        monkeypatch.setattr(engine, "RETRIES", 1)
+        monkeypatch.setattr(engine, "RAY_RETRIES", 1)
         with pytest.raises(UserError, match="Job 0 ended its worker 2 times"):
             list(run_jobs(deadly, [1], "ray"))
 
@@ -260,14 +269,14 @@ def test_ray_without_a_shared_folder(cluster, monkeypatch):
 # ---- Ray: a whole build
 
 
-class Site(loopback._Handler):
+class Site(loopback.FolderHandler):
     "Holds back film `v3` until somebody lets it go, the first time."
 
-    def _answer(self, body):
+    def answer(self, body):
         if self.path == "/v3.mp4":
             self.server.asked.set()
             assert self.server.go.wait(60)
-        super()._answer(body)
+        super().answer(body)
 
 
 def kill_busy_workers():
@@ -280,51 +289,61 @@ def kill_busy_workers():
     return killed
 
 
+def make_films(folder, n):
+    "Films v0.mp4, v1.mp4, ... of eight seconds, no two of one height."
+    folder.mkdir()
+    for i in range(n):
+        picture = ffmpeg.input(f"testsrc=s=128x{64 + 2 * i}:r=10:d=8", f="lavfi")
+        film = picture.output(
+            str(folder / f"v{i}.mp4"), vcodec="libx264", preset="ultrafast", pix_fmt="yuv420p", threads=1
+        )
+        film.global_args("-v", "error", "-nostdin").run(cmd=find_ffmpeg())
+    return folder
+
+
+def row_of(i, at):
+    "A row of InternVid's table: film i from second `at`."
+    times = dict(Start_timestamp=f"00:00:0{at}.000", End_timestamp=f"00:00:0{at + 3}.500")
+    return dict(YoutubeID=f"v{i}", Caption=f"Film {i} from {at}.", Aesthetic_Score=5.0, CLIP_Score=None) | times
+
+
+def build(home, engine, rows, monkeypatch, **state):
+    "Build in a home of its own, from a `Site` of such a state: the profile, the manifest and the clips' checksums."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(home))
+    with loopback.serve(Site, **state) as url:
+        template = f"{url}/{{id}}.mp4"
+        profile = get_profile("smoke", source="hub", url_template=template, n_clips=len(rows), n_pool=0, engine=engine)
+        data_dir(profile).mkdir(parents=True)
+        (data_dir(profile) / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        build_dataset(profile, progress=False)
+    clips = {p.name: file_sha256(p) for p in (data_dir(profile) / "clips").iterdir()}
+    return profile, (manifest_dir(profile) / "clips.csv").read_bytes(), clips
+
+
 def test_ray_build_with_a_worker_killed(cluster, tmp_path, monkeypatch):
     "Workers are killed while a film is being fetched: the manifest and the clips are those of a build on threads."
-    (films := tmp_path / "films").mkdir()
-    for i in range(6):
-        ffmpeg.input(f"testsrc=s=128x{64 + 2 * i}:r=10:d=8", f="lavfi").output(
-            str(films / f"v{i}.mp4"), vcodec="libx264", preset="ultrafast", pix_fmt="yuv420p", threads=1
-        ).global_args("-v", "error", "-nostdin").run(cmd=find_ffmpeg())
-    rows = [
-        dict(
-            YoutubeID=f"v{i}",
-            Start_timestamp=f"00:00:0{at}.000",
-            End_timestamp=f"00:00:0{at + 3}.500",
-            Caption=f"Film {i} from {at}.",
-            Aesthetic_Score=5.0,
-            CLIP_Score=None,
-        )
-        for i in range(6)
-        for at in (0, 2, 4)
-    ]
-    found, requests, go, asked = {}, {}, threading.Event(), threading.Event()
-    for name in ("threads", "ray"):
-        monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path / name))
-        with loopback.serve(Site, folder=films, requests=requests.setdefault(name, []), go=go, asked=asked) as url:
-            P = get_profile(
-                "smoke", source="hub", url_template=f"{url}/{{id}}.mp4", n_clips=len(rows), n_pool=0, engine=name
-            )
-            data_dir(P).mkdir(parents=True)
-            (data_dir(P) / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-            if name == "threads":
-                go.set()
-            else:
-                go.clear(), asked.clear()
-                killed = []
-                killer = threading.Thread(target=lambda: (asked.wait(60), killed.append(kill_busy_workers()), go.set()))
-                killer.start()
-            build_dataset(P, progress=False)
-        found[name] = (
-            (manifest_dir(P) / "clips.csv").read_bytes(),
-            {p.name: file_sha256(p) for p in (data_dir(P) / "clips").iterdir()},
-        )
+    rows = [row_of(i, at) for i in range(6) for at in (0, 2, 4)]
+    go, asked, killed = threading.Event(), threading.Event(), []
+    site = dict(folder=make_films(tmp_path / "films", 6), go=go, asked=asked)
+    undisturbed, disturbed = [], []  # requests
+    go.set()
+    _, manifest, clips = build(tmp_path / "threads", "threads", rows, monkeypatch, requests=undisturbed, **site)
+    go.clear()
+    asked.clear()
+
+    def kill():
+        asked.wait(60)
+        killed.append(kill_busy_workers())
+        go.set()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    P, manifest_of_ray, clips_of_ray = build(tmp_path / "ray", "ray", rows, monkeypatch, requests=disturbed, **site)
     killer.join()
-    assert killed[0] >= 1 and requests["ray"].count(("GET", "/v3.mp4")) > requests["threads"].count(
-        ("GET", "/v3.mp4")
-    )  # it was fetched again
-    assert found["ray"] == found["threads"] and len(found["ray"][1]) == len(
-        rows
-    )  # nothing lost, nothing twice, nothing left over
-    assert len(load_manifest(P)) == len(rows) and verify(P) == []
+    assert killed[0] >= 1
+    assert disturbed.count(("GET", "/v3.mp4")) > undisturbed.count(("GET", "/v3.mp4")), "it was not fetched again"
+    assert manifest_of_ray == manifest
+    assert clips_of_ray == clips
+    assert len(clips) == len(rows), "something was lost, came twice, or was left over"
+    assert len(load_manifest(P)) == len(rows)
+    assert verify(P) == []

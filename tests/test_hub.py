@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hub_server import COMMIT, serve_hub
@@ -17,8 +18,10 @@ out = []
 for source in sys.argv[1:]:
     try:
         path = resolve_file(source)
-        out.append({"path": str(path), "size": path.stat().st_size, "commit": commit_of(path), "head": path.read_bytes()[:16].hex()})
-    except UserError as e: out.append({"error": str(e)})
+        head = path.read_bytes()[:16].hex()
+        out.append({"path": str(path), "size": path.stat().st_size, "commit": commit_of(path), "head": head})
+    except UserError as e:
+        out.append({"error": str(e)})
 print(json.dumps(out))
 """
 
@@ -78,7 +81,7 @@ def test_a_connection_cut_in_the_middle_goes_on_where_it_stopped(tmp_path):
         assert found["size"] == len(HUGE)
         ranges = [r for m, p, _, r in hub.requests if m == "GET" and p.endswith("weights.pth")]
         assert ranges == [None, f"bytes={PIECE}-", f"bytes={2 * PIECE}-"], ranges
-    assert open(found["path"], "rb").read() == HUGE
+    assert Path(found["path"]).read_bytes() == HUGE
 
 
 def test_a_token_goes_to_the_hub_and_to_no_other_host(tmp_path):

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from laboratory_runs import run_of
 from scipy.stats import binom
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import get_profile
-from frames_matter.labs.laboratories import LABORATORIES, PROCEDURES, run_laboratories
-from frames_matter.study.runner import run
+from frames_matter.labs.registry import LABORATORIES, run_laboratories
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,12 @@ def profile(tmp_path_factory):
 
 
 def one(specs, **wanted):
-    return next(s for s in specs if all(getattr(s, k) == v for k, v in wanted.items()))
+    return next(s for s in specs if all(value(s, k) == v for k, v in wanted.items()))
+
+
+def value(spec, name):
+    "Of a field, or of a laboratory's option."
+    return getattr(spec, name) if hasattr(spec, name) else spec.option(name)
 
 
 CELLS = [
@@ -40,8 +45,8 @@ CELLS = [
     "laboratory, wanted", CELLS, ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else x
 )
 def test_same_seed_same_bits(profile, laboratory, wanted):
-    spec = one(LABORATORIES[laboratory](profile, False), **wanted)
-    first, again = run(spec, PROCEDURES[spec.phase]), run(spec, PROCEDURES[spec.phase])
+    spec = one(LABORATORIES[laboratory].specs(profile, progress=False), **wanted)
+    first, again = run_of(spec), run_of(spec)
     assert (first["curves"], first["metrics"], first["spec_hash"]) == (
         again["curves"],
         again["metrics"],
@@ -58,9 +63,9 @@ def test_same_seed_same_bits(profile, laboratory, wanted):
 
 
 def test_published_runs_are_split_by_clip(profile):
-    specs = LABORATORIES["audit"](profile, False)
-    assert {s.split_by for s in specs if s.protocol == "published" and not s.switches} == {"clip"} and {
-        s.split_by for s in specs if s.protocol == "sound" and not s.switches
+    specs = LABORATORIES["audit"].specs(profile, progress=False)
+    assert {s.split_by for s in specs if s.protocol == "published" and not s.option("switches")} == {"clip"} and {
+        s.split_by for s in specs if s.protocol == "sound" and not s.option("switches")
     } == {"video"}
 
 
@@ -69,7 +74,7 @@ def test_more_seeds_are_the_same_runs(profile):
     from frames_matter.study.grid import PHASES, grid
 
     more, study = (
-        {s.hash for s in LABORATORIES["seeds"](profile, False)},
+        {s.hash for s in LABORATORIES["seeds"].specs(profile, progress=False)},
         {s.hash for phase in PHASES for s in grid(profile, phase, False)},
     )
     assert study < more
@@ -77,7 +82,7 @@ def test_more_seeds_are_the_same_runs(profile):
 
 @pytest.mark.parametrize("laboratory", LABORATORIES)
 def test_no_run_twice(profile, laboratory):
-    specs = LABORATORIES[laboratory](profile, False)
+    specs = LABORATORIES[laboratory].specs(profile, progress=False)
     assert len(specs) == len({s.hash for s in specs}) > 0
 
 
@@ -106,7 +111,7 @@ def test_ceiling_is_never_exceeded(records):
         (r["spec"]["sampling"], o, t)
         for r in records["frames"]
         if "told" in r["metrics"]
-        for o, t in zip(r["metrics"]["outcomes"], r["metrics"]["told"])
+        for o, t in zip(r["metrics"]["outcomes"], r["metrics"]["told"], strict=True)
     ]
     assert {s for s, _, _ in told} >= {
         "uniform",
@@ -132,7 +137,11 @@ def test_order_is_lost_in_the_mean(records):
     def order(look):
         return np.array(
             [
-                ["0½1".index(o) / 2 for o, k in zip(r["metrics"]["outcomes"], r["metrics"]["kinds"]) if k == "o"]
+                [
+                    "0½1".index(o) / 2
+                    for o, k in zip(r["metrics"]["outcomes"], r["metrics"]["kinds"], strict=True)
+                    if k == "o"
+                ]
                 for r in records["frames"]
                 if r["spec"]["sampling"] == look and not r["spec"].get("control")
             ]

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from laboratory_runs import run_of
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import get_profile
-from frames_matter.labs.laboratories import LABORATORIES, PROCEDURES
-from frames_matter.labs.ladder import ALPHAS, RUNGS, calibration, ladder_epochs, shares
+from frames_matter.labs.ladder import RUNGS, ladder_epochs, shares
+from frames_matter.labs.ladder_runs import ALPHAS
+from frames_matter.labs.registry import LABORATORIES
+from frames_matter.model.adaptation import calibration
 from frames_matter.study.grid import grid
 from frames_matter.study.runner import model_dir, run
 from frames_matter.study.store import finished
@@ -26,14 +29,14 @@ def profile(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def specs(profile):
-    return LABORATORIES["ladder"](profile, progress=False)
+    return LABORATORIES["ladder"].specs(profile, progress=False)
 
 
 @pytest.fixture(scope="module")
 def records(specs):
     "One short run a rung, at its largest rate."
-    last = {s.method: replace(s, epochs=min(2, s.epochs)) for s in specs if s.seed == 0}
-    return {method: run(spec, PROCEDURES["ladder"], keep_model=method in ("linear", "lora")) for method, spec in last.items()}
+    last = {s.option("method"): replace(s, epochs=min(2, s.epochs)) for s in specs if s.seed == 0}
+    return {method: run_of(spec, keep_model=method in ("linear", "lora")) for method, spec in last.items()}
 
 
 def test_grid(profile, specs):
@@ -42,7 +45,7 @@ def test_grid(profile, specs):
         == 1 + len(profile.seeds) * sum(len(r.rates) or 1 for m, r in RUNGS.items() if m != "zero_shot")
         == len({s.hash for s in specs})
     )
-    assert {s.n_train for s in specs} == {0, shares(20)[0]} and all(
+    assert {s.option("n_train", 0) for s in specs} == {0, shares(20)[0]} and all(
         s.epochs == (ladder_epochs(16) if s.learning_rate else 0) for s in specs
     )
     assert all(s.protocol == "sound" and s.phase == "ladder" for s in specs)
@@ -76,6 +79,15 @@ def test_averages_end_at_fine_tuning_and_start_at_zero_shot(records):
     )
 
 
+def test_every_scoring_of_the_pool_is_counted(records):
+    "Averages are scored each, a tempered matrix a second time; all else once."
+    once = dict.fromkeys(("zero_shot", "linear", "lora"), 1)
+    assert {m: r["metrics"]["test_reads"] for m, r in records.items()} == once | {
+        "temperature": 2,
+        "full": len(ALPHAS),
+    }
+
+
 def test_every_rung_trains_what_it_says(records):
     trained = {m: r["metrics"]["trainable_parameters"] for m, r in records.items()}
     assert (
@@ -100,7 +112,7 @@ def test_kept_model_is_what_was_measured(profile, specs, records, method):
     from frames_matter.model.training import encode_clips, pairwise_similarity
     from frames_matter.model.weights import load_viclip
 
-    spec = next(s for s in specs if s.method == method)
+    spec = next(s for s in specs if s.option("method") == method)
     folder = next(
         p for p in model_dir(spec).parent.iterdir() if json.loads((p / "spec.json").read_text())["method"] == method
     )
@@ -122,21 +134,23 @@ def test_kept_model_is_what_was_measured(profile, specs, records, method):
 
 
 def test_same_numbers_twice_and_small_records(profile, specs):
-    spec = replace(next(s for s in specs if s.method == "lora"), epochs=1)
-    timeless = lambda record: (
-        {k: v for k, v in record["metrics"].items() if k != "train_seconds"} | {"curves": record["curves"]}
-    )
-    first = run(spec, PROCEDURES["ladder"])
-    assert timeless(run(spec, PROCEDURES["ladder"])) == timeless(first)
+    spec = replace(next(s for s in specs if s.option("method") == "lora"), epochs=1)
+
+    def timeless(record):
+        metrics = {k: v for k, v in record["metrics"].items() if k != "train_seconds"}
+        return metrics | {"curves": record["curves"]}
+
+    first = run_of(spec)
+    assert timeless(run_of(spec)) == timeless(first)
     assert all(len(json.dumps(r)) < 10_000 for r in finished(profile).values())
 
 
 def test_without_peft(specs, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r"pip install 'frames_matter\[scale\]'"):
-        run(next(s for s in specs if s.method == "lora"), PROCEDURES["ladder"])
+        run_of(next(s for s in specs if s.option("method") == "lora"))
 
 
 def test_unknown_rung(specs):
     with pytest.raises(UserError, match="Unknown rung 'prompt'; valid: zero_shot, temperature, linear, lora, full"):
-        run(replace(specs[0], method="prompt"), PROCEDURES["ladder"])
+        run_of(specs[0].with_options(method="prompt"))

@@ -12,23 +12,25 @@ import pytest
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import file_sha256
-from frames_matter.data.ledger import STATES, Ledger, Watch, read_facts, read_states, watching
+from frames_matter.data.ledger import STATES, Ledger, read_facts, read_states
+from frames_matter.data.progress import Progress, progress_line
+
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="kills by signal")
 
 
 def row(i, video=None, **more):
-    return (
-        dict(
-            clip_id=f"clip{i}",
-            youtube_id=video or f"video{i}",
-            start=float(i),
-            end=i + 4.0,
-            caption=f"Number {i}.",
-            aesthetic_score=None,
-            status="",
-            reason="",
-        )
-        | more
-    )
+    "A row as `select_rows` gives it."
+    where = dict(clip_id=f"clip{i}", youtube_id=video or f"video{i}", start=float(i), end=i + 4.0)
+    return where | dict(caption=f"Number {i}.", aesthetic_score=None, status="", reason="") | more
+
+
+def take_all(path, rows, identity="one", n=None):
+    "A ledger whose rows are the study's first round."
+    ledger = Ledger(path)
+    ledger.begin(identity, path.parent)
+    ledger.add(rows)
+    ledger.take("study", n or len(rows))
+    return ledger
 
 
 @pytest.fixture
@@ -36,171 +38,151 @@ def path(tmp_path):
     return tmp_path / "ledger.sqlite"
 
 
-def child(code, path, **options):
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import os, signal, sys, time\nfrom frames_matter.data.ledger import Ledger\nledger = Ledger(sys.argv[1])\n"
-            + code,
-            str(path),
-        ],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+CHILD = """
+import os, signal, sys, time
+from frames_matter.data.ledger import Ledger
+ledger = Ledger(sys.argv[1])
+"""
 
 
-@pytest.mark.skipif(os.name == "nt", reason="kills by signal")
+def environment(**more):
+    return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | more
+
+
+def child(code, path):
+    "A process that has the ledger and runs this code."
+    command = [sys.executable, "-c", CHILD + code, str(path)]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@needs_signals
 def test_the_lock_goes_with_its_process(path):
     "While the process lives nobody else gets the ledger, and is told who has it; killed, it holds nothing."
     holder = child("print('held', flush=True)\ntime.sleep(60)", path)
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(UserError, match=f"Process {holder.pid} .* since .*wait"):
         Ledger(path)
-    assert int(read_facts(path)["holder"].split('"pid": ')[1].split(",")[0]) == holder.pid, (
-        "who only reads is not kept out"
-    )
+    told = read_facts(path)["holder"]
+    assert int(told.split('"pid": ')[1].split(",")[0]) == holder.pid, "who only reads is not kept out"
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with Ledger(path) as ledger:
         assert ledger.begin("one", path.parent)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="kills by signal")
-def test_killed_between_two_events(path):
-    "What was recorded before a kill is there after it; what was under way is not, and is to be done."
-    dead = child(
-        """
+KILLED_WITHIN_AN_EVENT = """
+facts = dict(start=0.0, end=4.0, caption="", aesthetic_score=None, status="", reason="")
+rows = [dict(clip_id=f"clip{i}", youtube_id=f"v{i}") | facts for i in range(500)]
 ledger.begin("one", ".")
-ledger.add(dict(clip_id=f"clip{i}", youtube_id=f"v{i}", start=0.0, end=4.0, caption="", aesthetic_score=None, status="", reason="") for i in range(500))
+ledger.add(rows)
 ledger.take("study", 500)
-for i in range(300): ledger.record(dict(rows=[i], state="rejected", kind="gone", reason="not fetched", passing=False, attempts=1, source=dict(name=f"v{i}")))
-with ledger._event() as db:
+gone = dict(state="rejected", kind="gone", reason="not fetched", passing=False, attempts=1)
+for i in range(300):
+    ledger.record(dict(rows=[i], source=dict(name=f"v{i}")) | gone)
+with ledger.transaction() as db:
     db.execute("UPDATE rows SET state = 'checked'")
     os.kill(os.getpid(), signal.SIGKILL)
-""",
-        path,
-    )
+"""
+
+
+@needs_signals
+def test_killed_between_two_events(path):
+    "What was recorded before a kill is there after it; what was under way is not, and is to be done."
+    dead = child(KILLED_WITHIN_AN_EVENT, path)
     assert dead.wait() == -signal.SIGKILL, dead.stderr.read()
     with Ledger(path) as ledger:
-        assert not ledger.begin("one", path.parent) and ledger.take("study", 500) == 500
+        assert not ledger.begin("one", path.parent)
+        assert ledger.take("study", 500) == 500
         assert sorted(int(source[1:]) for source, *_ in ledger.todo()) == list(range(300, 500))
         assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_events_in_any_number_and_order(path, tmp_path):
-    "A job that is run again tells its events again: whatever is mixed in, a checked clip stays checked, and is counted once."
+    "A job run again tells its events again: whatever is mixed in, a checked clip stays checked and is counted once."
     (tmp_path / "clip0.mp4").write_bytes(b"clip")
     facts = dict(sha256=file_sha256(tmp_path / "clip0.mp4"), bytes=4)
+    place = dict(name="video0", path="none", offset=0.0, whole=True, spans=[(0, 4)])
+    source = place | dict(sha256="", bytes=1, attempts=1, seconds=0.1)
     job = [
-        dict(
-            rows=[0],
-            state="fetched",
-            attempts=1,
-            source=dict(
-                name="video0",
-                path="none",
-                offset=0.0,
-                whole=True,
-                spans=[(0, 4)],
-                sha256="",
-                bytes=1,
-                attempts=1,
-                seconds=0.1,
-            ),
-        ),
+        dict(rows=[0], state="fetched", attempts=1, source=source),
         dict(rows=[0], state="cut", **facts),
         dict(rows=[0], state="checked", **facts),
     ]
     fault = dict(rows=[0], state="rejected", kind="no_answer", reason="not fetched", passing=True, attempts=3)
     for seed in range(20):
         events = [*job, *job, *job[: random.Random(seed).randrange(3)], *[fault] * (seed % 2)]
-        with Ledger(path) as ledger:
-            ledger.begin(str(seed), tmp_path)
-            ledger.add([row(0)])
-            ledger.take("study", 1)
-            fresh = [(e["state"], ledger.record(e)) for e in events]
-            assert sum(n for state, n in fresh if state == "checked") == 1 and ledger.kept("study") == [(0, "video0")]
-            assert not list(ledger.todo()) and all(n == 0 for _, n in fresh[3:])
+        with take_all(path, [row(0)], identity=str(seed)) as ledger:
+            fresh = [(event["state"], ledger.record(event)) for event in events]
+            assert sum(n for state, n in fresh if state == "checked") == 1
+            assert ledger.kept("study") == [(0, "video0")]
+            assert not list(ledger.todo())
+            assert all(n == 0 for _, n in fresh[3:])
+
+
+def build_in_rounds(ledger, wanted, seed):
+    "Rounds until there are as many as wanted of each part, or no rows; which row ends first depends on the seed."
+    for part, n in wanted.items():
+        while len(ledger.kept(part)) < n and ledger.take(part, n - len(ledger.kept(part))):
+            positions = [row["position"] for _, rows, _ in ledger.todo() for row in rows]
+            random.Random(seed).shuffle(positions)
+            for position in positions:
+                state = "checked" if position % 3 and position % 7 < 4 else "rejected"
+                ledger.record(dict(rows=[position], state=state, kind="gone", reason="not fetched"))
 
 
 def test_rounds_do_not_depend_on_the_order_of_events(path):
-    "Whichever rows end first, the same are tried: a round holds as many as are missing, and the pool avoids the study's videos."
-    rows = [
-        row(i, video=f"video{i % 7}", **({} if i % 5 else dict(status="rejected", reason="no caption")))
-        for i in range(60)
-    ]
+    "Whichever rows end first, the same are tried: a round holds as many as are missing."
+    no_caption = dict(status="rejected", reason="no caption")
+    rows = [row(i, video=f"video{i % 7}", **({} if i % 5 else no_caption)) for i in range(60)]
     outcomes = set()
     for seed in range(5):
         with Ledger(path) as ledger:
             ledger.begin(str(seed), path.parent)
             ledger.add(rows)
-            for part, wanted in (("study", 12), ("pool", 10)):
-                while len(ledger.kept(part)) < wanted and ledger.take(part, wanted - len(ledger.kept(part))):
-                    todo = [r["position"] for _, rows_of, _ in ledger.todo() for r in rows_of]
-                    random.Random(seed).shuffle(todo)
-                    for p in todo:
-                        ledger.record(
-                            dict(
-                                rows=[p],
-                                state="checked" if p % 3 and p % 7 < 4 else "rejected",
-                                kind="gone",
-                                reason="not fetched",
-                            )
-                        )
-            outcomes.add(
-                (
-                    tuple(ledger.kept("study")),
-                    tuple(ledger.kept("pool")),
-                    tuple(read_states(path, "position", "part", "state")),
-                )
-            )
+            build_in_rounds(ledger, dict(study=12, pool=10), seed)
+            states = tuple(read_states(path, "position", "part", "state"))
+            outcomes.add((tuple(ledger.kept("study")), tuple(ledger.kept("pool")), states))
     ((study, pool, _),) = outcomes
-    assert len(study) == 12 and not {video for _, video in study} & {video for _, video in pool}
+    assert len(study) == 12
+    assert not {video for _, video in study} & {video for _, video in pool}, "the pool avoids the study's videos"
 
 
 def test_a_round_is_read_as_it_is_asked_for(path):
     "Sources come once each, in order, though their rows end while the round is read."
-    with Ledger(path) as ledger:
-        ledger.begin("one", path.parent)
-        ledger.add(row(i, video=f"video{i % 250}") for i in range(1000))
-        ledger.take("study", 1000)
+    with take_all(path, [row(i, video=f"video{i % 250}") for i in range(1000)]) as ledger:
         seen = []
         for source, rows, spans in ledger.todo():
             seen.append(source)
             assert len(rows) == len(spans) == 4
             for r in rows:
                 ledger.record(dict(rows=[r["position"]], state="checked"))
-        assert seen == [f"video{i}" for i in range(250)] and len(ledger.kept("study")) == 1000
-        assert ledger.take("study", 5) == 0 and ledger.take("pool", 5) == 0
+        assert seen == [f"video{i}" for i in range(250)]
+        assert len(ledger.kept("study")) == 1000
+        assert ledger.take("study", 5) == 0
+        assert ledger.take("pool", 5) == 0
 
 
 def test_every_end_has_its_time(path):
-    with Ledger(path) as ledger:
-        ledger.begin("one", path.parent)
-        ledger.add([row(0), row(0), row(1)])
-        ledger.take("study", 3)
+    with take_all(path, [row(0), row(0), row(1)]) as ledger:
         for state in STATES[1:4]:
             ledger.record(dict(rows=[0], state=state, attempts=state == "fetched"))
         with pytest.raises((UserError, sqlite3.Error)):
             ledger.record(dict(rows=[2], state="perhaps"))
-        times = list(read_states(path, "selected_at", "fetched_at", "cut_at", "checked_at", "rejected_at", "attempts"))
-    assert (
-        all(t is not None for t in times[0][:4])
-        and list(times[0][:4]) == sorted(times[0][:4])
-        and times[0][4:] == (None, 1)
-    )
-    assert times[1][:4] == (None,) * 4 and times[1][4] and abs(times[0][3] - time.time()) < 60
+        columns = ("selected_at", "fetched_at", "cut_at", "checked_at", "rejected_at", "attempts")
+        (*good_end, rejected_at, attempts), second, _ = read_states(path, *columns)
+    assert all(at is not None for at in good_end)
+    assert good_end == sorted(good_end)
+    assert abs(good_end[-1] - time.time()) < 60
+    assert rejected_at is None
+    assert attempts == 1
+    assert second[:4] == (None,) * 4
+    assert second[4], "the second of the same clip was rejected"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"not a database at all, but long enough to be read as one" * 50, b"SQLite format 3\x00" + b"\xff" * 5000],
-)
+DAMAGED = [b"not a database at all, but long enough to be read as one" * 50, b"SQLite format 3\x00" + b"\xff" * 5000]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=["another file", "damaged"])
 def test_a_file_that_is_no_ledger(path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match="ledger.sqlite.*delete") as e:
@@ -211,28 +193,48 @@ def test_a_file_that_is_no_ledger(path, content):
         assert ledger.begin("one", path.parent), "the lock was kept by the one that failed"
 
 
-def test_watching(capfd):
-    "On a terminal one line is rewritten and then gone; elsewhere nothing is said."
-    with watching(10) as watch:
-        for kind in ("gone", "gone", "no_answer", "damaged", "duration", None):
-            watch.see("checked" if kind is None else "rejected", kind, "reason")
+def test_a_ledger_of_another_form(path):
+    "It is not written to, and not read."
+    with Ledger(path) as ledger:
+        ledger.set_fact("identity", "one")
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    assert read_facts(path) == {}
+    with pytest.raises(UserError, match="of form 99"):
+        Ledger(path)
+
+
+def test_progress_without_a_terminal(capfd):
+    "Nothing is said."
+    with progress_line(10) as progress:
+        for kind in ("gone", "gone", "no_answer", "damaged", "duration"):
+            progress.count("rejected", kind, "reason")
+        progress.count("checked")
     assert capfd.readouterr() == ("", "")
-    line = watch.line(2.0)
-    assert line == "1 of 10 clips, 5 rejected (gone 2, no answer 1, damaged 1, others 1), 0.5 a second, 0:18 left"
-    assert Watch(3).line(1.0) == "0 of 3 clips"
+    line = "1 of 10 clips, 5 rejected (gone 2, no answer 1, damaged 1, others 1), 0.5 a second, 0:18 left"
+    assert progress.line(2.0) == line
+    assert Progress(3).line(1.0) == "0 of 3 clips"
+
+
+ON_A_TERMINAL = """
+import time
+from frames_matter.data.progress import progress_line
+with progress_line(3) as progress:
+    progress.count('checked')
+    progress.count('rejected', 'row', 'no caption')
+    time.sleep(0.3)
+"""
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
-def test_watching_on_a_terminal(path):
+def test_progress_on_a_terminal():
+    "One line is rewritten and then gone."
     master, slave = os.openpty()
-    code = "from frames_matter.data.ledger import watching\nwith watching(3) as watch:\n    watch.see('checked')\n    watch.see('rejected', 'row', 'no caption')\n    time.sleep(0.3)\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import time\n" + code],
-        stderr=slave,
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TERM": "xterm", "COLUMNS": "120"},
-    )
-    assert process.wait() == 0 and process.stdout.read() == b""
+    terminal = environment(TERM="xterm", COLUMNS="120")
+    command = [sys.executable, "-c", ON_A_TERMINAL]
+    process = subprocess.Popen(command, stderr=slave, stdout=subprocess.PIPE, env=terminal)
+    assert process.wait() == 0
+    assert process.stdout.read() == b""
     os.close(slave)
-    said = os.read(master, 10**5).decode()
-    assert "1 of 3 clips, 1 rejected (no caption 1)" in said, said
+    written = os.read(master, 10**5).decode()
+    assert "1 of 3 clips, 1 rejected (no caption 1)" in written

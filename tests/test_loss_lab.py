@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from laboratory_runs import run_of
 
 from frames_matter.base.profiles import get_profile
 
@@ -12,17 +13,22 @@ def specs(tmp_path_factory):
     "The laboratory of the smoke profile, in a home of its own, its dataset built."
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FRAMES_MATTER_HOME", str(tmp_path_factory.mktemp("loss_lab")))
-        from frames_matter.labs.laboratories import LABORATORIES
+        from frames_matter.labs.registry import LABORATORIES
 
-        yield LABORATORIES["losses"](get_profile("smoke", workers=1), progress=False)
+        yield LABORATORIES["losses"].specs(get_profile("smoke", workers=1), progress=False)
 
 
 def one(specs, **fields):
-    return next(s for s in specs if all(getattr(s, k) == v for k, v in fields.items()))
+    return next(s for s in specs if all(value(s, k) == v for k, v in fields.items()))
+
+
+def value(spec, name):
+    "Of a field, or of a laboratory's option."
+    return getattr(spec, name) if hasattr(spec, name) else spec.option(name)
 
 
 def test_every_specification_is_another(specs):
-    assert len({s.hash for s in specs}) == len(specs) and {s.method for s in specs} == {"heads", "full"}
+    assert len({s.hash for s in specs}) == len(specs) and {s.option("method") for s in specs} == {"heads", "full"}
 
 
 @pytest.mark.parametrize(
@@ -34,19 +40,17 @@ def test_every_specification_is_another(specs):
     ids=lambda f: f["method"],
 )
 def test_same_seed_same_record(specs, fields):
-    from frames_matter.labs.laboratories import PROCEDURES
-    from frames_matter.study.runner import run
     from frames_matter.study.store import finished
 
     spec = one(specs, **fields)
-    first, again = run(spec, PROCEDURES[spec.phase]), run(spec, PROCEDURES[spec.phase])
+    first, again = run_of(spec), run_of(spec)
     assert first["curves"] == again["curves"] and first["metrics"] == again["metrics"]
     m = first["metrics"]
     assert (
         m["test_reads"] == 1
         and len(m["ranks_t2v"]) == len(m["ranks_v2t"]) == len(m["ndcg_each"]) == first["n_queries"] == 8
     )
-    if spec.method == "heads":  # tuned on the alignment clip alone
+    if spec.option("method") == "heads":  # tuned on the alignment clip alone
         curves = first["curves"]
         assert (
             m["chosen_temperature"] in curves["temperatures"]
@@ -60,9 +64,9 @@ def test_same_seed_same_record(specs, fields):
 
 def test_false_negatives_are_of_the_mini_world(specs):
     from frames_matter.base.errors import UserError
-    from frames_matter.labs.losses import compare_losses
-    from frames_matter.model.compute import Clock
+    from frames_matter.labs.losses_runs import compare_losses
+    from frames_matter.study.measure import Run
 
     foreign = dataclasses.replace(one(specs, method="heads"), overrides=(("source", "hub"),))
     with pytest.raises(UserError, match="not of the mini world"):
-        compare_losses(foreign, Clock("cpu"))
+        compare_losses(foreign, Run.of(foreign))

@@ -13,12 +13,12 @@ from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.base.profiles import data_dir, draft, get_profile
 from frames_matter.cli import run_command
-from frames_matter.data import own
 from frames_matter.data.build import build_dataset
 from frames_matter.data.dataset import VideoCaptionDataset
 from frames_matter.data.loopback import serve_folder
 from frames_matter.data.manifest import load_manifest
 from frames_matter.data.own import OWN, own_rows, register_own
+from frames_matter.data.own_tars import unpack_sample
 from frames_matter.study.lessons import lesson_paths, run_lessons
 
 NAMES = ["dog", "boat", "rain", "snow", "wind"]
@@ -49,8 +49,8 @@ def mine(films, tmp_path):
     return tmp_path / "mine"
 
 
-def read(path, name="try", **fields):
-    return own_rows(draft(name, "smoke", **OWN | dict(rows=str(path)) | fields))
+def read(path, name="try", unpack=unpack_sample, **fields):
+    return own_rows(draft(name, "smoke", **OWN | dict(rows=str(path)) | fields), unpack)
 
 
 def good(rows):
@@ -68,7 +68,8 @@ FIVE = "path,caption\n" + "".join(f"films/{n}.mp4,There is {n} in it.\n" for n i
 
 
 def test_a_table_is_read_however_it_is_written(home, mine, capsys):
-    "With a mark of the encoding, in any order, with other columns, by semicolons and with decimal commas, by tabs, with the line ends of Windows."
+    """With a mark of the encoding, in any order, with other columns, by semicolons and with decimal commas, by tabs,
+    with the line ends of Windows."""
     plain = read(
         csv_of(mine, "path,start,end,caption\n" + "".join(f'films/{n}.mp4,0.5,2.75,"{n}, and more"\n' for n in NAMES))
     )
@@ -110,6 +111,7 @@ def test_rows_are_numbered_as_a_spreadsheet_does(home, mine):
             ("5 fields", "double quotes", "row 9 of a.csv"),
             ("no caption", "row 10 of a.csv"),
         ),
+        strict=True,
     ):
         assert all(w in reason for w in words) and "\n" not in reason
 
@@ -157,7 +159,7 @@ def test_times(home, mine):
         "shorter than 0.2 s",
         "longer than 120 s: give start and end",
     ]
-    assert all(w in r for w, r in zip(said, rows.reason[5:15])), list(rows.reason[5:15])
+    assert all(w in r for w, r in zip(said, rows.reason[5:15], strict=True)), list(rows.reason[5:15])
     assert read(mine / "my.csv", max_seconds=600.0).status[14] == ""
 
 
@@ -167,7 +169,8 @@ def test_addresses(home, mine):
         csv_of(
             mine,
             FIVE
-            + "https://example.org/a.mp4,No times.\nftp://example.org/a.mp4,Another way.\nfile:///etc/passwd,A file.\nhttps://,Nowhere.\nhttp://x y/a.mp4,A gap.\n",
+            + "https://example.org/a.mp4,No times.\nftp://example.org/a.mp4,Another way.\n"
+            + "file:///etc/passwd,A file.\nhttps://,Nowhere.\nhttp://x y/a.mp4,A gap.\n",
         )
     )
     assert (
@@ -263,7 +266,8 @@ def test_twice_the_same(home, mine):
 
 
 def test_folder(home, mine):
-    "Captions beside the films, in folders too; hidden files are not looked at; what is wrong with one is said of that one."
+    """Captions beside the films, in folders too; hidden files are not looked at; what is wrong with one is said of
+    that one."""
     films, deep = mine / "films", mine / "films" / "deep er"
     deep.mkdir()
     for n in NAMES:
@@ -388,7 +392,8 @@ def everything(folder):
 
 
 def test_a_hostile_tar(home, films, tmp_path):
-    "Names that lead out, links, devices, sparse files and names that are no text: none is unpacked, each is told; the good ones beside them are taken."
+    """Names that lead out, links, devices, sparse files and names that are no text: none is unpacked, each is told;
+    the good ones beside them are taken."""
     video, caption = (films / "dog.mp4").read_bytes(), b"A caption."
     (tmp_path / "secret.mp4").write_bytes(video)
     bad = {
@@ -438,24 +443,20 @@ def test_a_hostile_tar(home, films, tmp_path):
     assert all(Path(a).parent == folder and len(Path(a).stem) == 32 for a in good(rows).address)
 
 
-def test_a_tar_is_unpacked_once(home, films, tmp_path, monkeypatch):
+def test_a_tar_is_unpacked_once(home, films, tmp_path):
     "What was unpacked is not unpacked again; a changed tar is; a torn unpacking leaves nothing that passes for whole."
-    tar, real = tar_of(tmp_path / "my.tar", *pairs(films)), own._unpack
+    tar = tar_of(tmp_path / "my.tar", *pairs(films))
 
     def torn(opened, key, *rest):
         if key == "rain":
             raise KeyboardInterrupt
-        return real(opened, key, *rest)
+        return unpack_sample(opened, key, *rest)
 
-    monkeypatch.setattr(own, "_unpack", torn)
     with pytest.raises(KeyboardInterrupt):
-        read(tar)
-    monkeypatch.setattr(own, "_unpack", real)
+        read(tar, unpack=torn)
     rows = read(tar)
     assert (rows.status == "").all() and [p for p in everything(home) if "partial" in p] == []
-    monkeypatch.setattr(own, "_unpack", None)
-    assert read(tar).equals(rows)
-    monkeypatch.setattr(own, "_unpack", real)
+    assert read(tar, unpack=None).equals(rows)
     Path(rows.address[0]).unlink()
     assert read(tar).equals(rows) and Path(rows.address[0]).is_file()
     tar_of(tar, *pairs(films, NAMES[:4]))
@@ -571,7 +572,8 @@ def command(home, root, monkeypatch, capsys):
 
 
 def test_build_go_on_rebuild_export(command, home, mine, films):
-    "Films of this disk and of a site become clips with splits that part no source; what is done is not done again; a rebuild tells what has rotted; what is exported can be built."
+    """Films of this disk and of a site become clips with splits that part no source; what is done is not done again;
+    a rebuild tells what has rotted; what is exported can be built."""
     asked = []
     with serve_folder(films, requests=asked) as url:
         rows = (
@@ -634,7 +636,8 @@ def test_build_go_on_rebuild_export(command, home, mine, films):
 
 
 def test_originals_moved_away(command, home, mine):
-    "What was made of films that are gone is kept: lessons go on with it, and a build says what would be lost; a clip damaged at its size is made again."
+    """What was made of films that are gone is kept: lessons go on with it, and a build says what would be lost; a
+    clip damaged at its size is made again."""
     table = csv_of(
         mine,
         "path,caption\n"

@@ -1,12 +1,14 @@
 """The two named ways from a clip to what the model sees, each against its rule written out."""
 
 import dataclasses
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 
 from frames_matter.base.errors import UserError
+from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.base.profiles import get_profile
 from frames_matter.data.dataset import VideoCaptionDataset
 from frames_matter.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset, preprocess
@@ -20,10 +22,14 @@ def test_the_presets_are_the_two_ways():
 
 
 def middles(n, k=8):
-    "The official evaluation's frames: the clip in as many segments as frames are wanted, whole numbers for their ends, and the middle of each; the last one repeated."
+    """The official evaluation's frames.
+
+    The clip in as many segments as frames are wanted, whole numbers for their ends, and the middle of each; the last
+    one repeated.
+    """
     m = min(k, n)
     ends = [int(i * n / m) for i in range(m + 1)]
-    return ([(a + b - 1) // 2 for a, b in zip(ends, ends[1:])] + [None] * k)[:k]
+    return ([(a + b - 1) // 2 for a, b in zip(ends, ends[1:], strict=False)] + [None] * k)[:k]
 
 
 @pytest.mark.parametrize("k", [1, 4, 8])
@@ -70,17 +76,27 @@ def test_resizing_is_the_rule_written_out(mode, shape):
     assert np.abs(found - expected).max() <= 0.51, "more than rounding"
 
 
-def test_an_unknown_way_is_refused(shared):
+@pytest.fixture(scope="module")
+def forty_frames(tmp_path_factory):
+    "A clip of 40 frames, of which each is another."
+    path = tmp_path_factory.mktemp("clip") / "forty.mp4"
+    source = ["-f", "lavfi", "-i", "testsrc2=size=96x72:rate=20:duration=2"]
+    subprocess.run([find_ffmpeg(), "-loglevel", "error", *source, "-pix_fmt", "yuv420p", str(path)], check=True)
+    assert len(read_frames(path)) == 40
+    return path
+
+
+def test_an_unknown_way_is_refused(forty_frames):
     with pytest.raises(UserError, match="bilinear, bicubic"):
         resize(np.zeros((1, 8, 8, 3), np.uint8), 4, "nearest")
     with pytest.raises(UserError, match="bilinear, bicubic"):
-        read_clip(shared / "clips" / "example1.mp4", size=32, mode="lanczos")
+        read_clip(forty_frames, size=32, mode="lanczos")
 
 
-def test_a_dataset_shows_what_its_preset_says(shared):
+def test_a_dataset_shows_what_its_preset_says(forty_frames):
     import pandas as pd
 
-    path = shared / "clips" / "example1.mp4"  # 40 frames
+    path = forty_frames
     rows = pd.DataFrame([dict(clip_id="a", caption="A dog.", split="test", path=str(path))])
     for name, indices, mode in (("demo", range(0, 40, 5), "bilinear"), ("official", range(2, 40, 5), "bicubic")):
         expected = resize(read_frames(path, indices), 56, mode)

@@ -1,12 +1,17 @@
-"""CLIP's ids for any Unicode text: the tokenizers library against a plain reading of the same rules, written here."""
+"""CLIP's ids for any Unicode text: the tokenizers library against a plain reading of the same rules, written here.
+
+`python tests/test_tokens.py` writes tests/golden/nano_tokens.json anew with the plain one.
+"""
 
 import gzip
 import html
+import json
 import random
 import re
 import sys
 import time
 import unicodedata
+from pathlib import Path
 
 import ftfy
 import pytest
@@ -15,10 +20,15 @@ import torch
 from frames_matter.base.errors import UserError
 from frames_matter.model.tokenizer import clip_tokenizer
 
+ROOT = Path(__file__).resolve().parent.parent
+CLIP = ROOT.parent / "shared" / "viclip" / "bpe_simple_vocab_16e6.txt.gz"  # CLIP's own, where it is: an extra
+LISTS = {"nano": ROOT / "frames_matter" / "assets" / "nano_bpe.txt.gz"} | ({"clip": CLIP} if CLIP.is_file() else {})
 
-@pytest.fixture(scope="module")
-def bpe(shared):
-    return shared / "viclip" / "bpe_simple_vocab_16e6.txt.gz"
+
+@pytest.fixture(scope="module", params=LISTS)
+def bpe(request):
+    "A list of merges."
+    return LISTS[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +37,14 @@ def plain(bpe):
 
 
 class Plain:
-    "CLIP's tokenizer as its rules say it, a character at a time and a merge at a time. Slow, and nothing but the standard library and ftfy."
+    """CLIP's tokenizer as its rules say it, a character at a time and a merge at a time.
+
+    Slow, and nothing but the standard library and ftfy.
+    """
 
     def __init__(self, path):
-        lines = gzip.open(path, "rt", encoding="utf-8").read().split("\n")[1 : 49152 - 256 - 2 + 1]
-        merges = [tuple(line.split()) for line in lines]
+        lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
+        merges = [tuple(line.split()) for line in lines if line]
         shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
         self.letter = {b: chr(b) for b in shown}
         for b in range(256):
@@ -50,10 +63,15 @@ class Plain:
         self.rank = {m: i for i, m in enumerate(merges)}
 
     def words(self, text):
-        "Specials, 's 't 're 've 'm 'll 'd, runs of letters, single numerals, runs of anything else that is not space; the first that fits, from the left."
-        kind = lambda c: (
-            "space" if c.isspace() else unicodedata.category(c)[0] if unicodedata.category(c)[0] in "LN" else "other"
-        )
+        """The first that fits, from the left.
+
+        Specials, 's 't 're 've 'm 'll 'd, runs of letters, single numerals, runs of anything else that is not space.
+        """
+
+        def kind(c):
+            category = unicodedata.category(c)[0]
+            return "space" if c.isspace() else category if category in "LN" else "other"
+
         folded, i = text.replace("ſ", "s"), 0  # the pattern ignores case, and ſ is a case of s
         while i < len(text):
             fixed = next(
@@ -77,7 +95,7 @@ class Plain:
     def merge(self, word):
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
-            best = min(zip(parts, parts[1:]), key=lambda p: self.rank.get(p, 1e9))
+            best = min(zip(parts, parts[1:], strict=False), key=lambda p: self.rank.get(p, 1e9))
             if best not in self.rank:
                 break
             new, i = [], 0
@@ -91,34 +109,67 @@ class Plain:
     def __call__(self, text, length):
         text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
         text = re.sub(r"\s+", " ", text).strip().lower()
-        ids = [49406]
+        start, end = self.id["<|startoftext|>"], self.id["<|endoftext|>"]
+        ids = [start]
         for word in self.words(text):
             if word in ("<|startoftext|>", "<|endoftext|>"):
                 ids.append(self.id[word])
             else:
                 ids += [self.id[p] for p in self.merge("".join(self.letter[b] for b in word.encode()))]
-        ids.append(49407)
+        ids.append(end)
         if len(ids) > length:
-            ids = ids[: length - 1] + [49407]
+            ids = ids[: length - 1] + [end]
         return ids + [0] * (length - len(ids))
 
 
-# The test's letters are those of this Python's Unicode tables; a library with newer tables knows scripts that were not there.
+def ids_of(caption, plain):
+    return {"caption": caption} | {f"ids_{length}": plain(caption, length) for length in (32, 77)}
+
+
+def captions_to_store():
+    "CLIP's own cases, captions of the mini world, and what is odd."
+    cases = json.loads((ROOT / "tests" / "golden" / "clip_tokens.json").read_text())
+    return [case["caption"] for case in cases] + [
+        "A red star moves left past a blue ring.",
+        "a small green square, then a large yellow circle",
+        "Three dots appear; two vanish!",
+        "the camera pans slowly to the right over a striped background",
+        "it's what they've said: we'll see, I'd bet you're right, I'm sure",
+        "SHOUTED   with\ttabs\nand lines",
+        "",
+        " ",
+        "!?...",
+        "'s 't 're 've 'm 'll 'd",
+        "a&amp;b &lt;c&gt; &amp;quot;d&amp;quot;",
+        "caf\u00e9 na\u00efve \u00fcber \u00c5ngstr\u00f6m",
+        "\u96ea\u306e\u4e2d\u306e\u72ac",
+        "\U0001f415 in the \u2744\ufe0f snow",
+        "1234 frames at 23.976 fps",
+        "<|startoftext|> a caption that spells <|endoftext|> out",
+        "word " * 60,
+    ]
+
+
+# The test's letters are those of this Python's Unicode tables; a library with newer ones knows scripts not yet there.
 CHARACTERS = [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
 
 
 def assert_same(tokenize, plain, texts, length=77):
     found = tokenize(texts, length).tolist()
-    wrong = [(t, f, p) for t, f in zip(texts, found) if f != (p := plain(t, length))]
+    wrong = [(t, f, p) for t, f in zip(texts, found, strict=True) if f != (p := plain(t, length))]
     assert not wrong, f"{len(wrong)} of {len(texts)}, first: {wrong[0]}"
 
 
-def test_the_plain_tokenizer_is_clips(shared, plain):
-    import json
-
-    for case in json.loads((shared / "golden" / "clip_tokens.json").read_text()):
+def test_the_plain_tokenizer_is_clips(golden, shared):
+    plain = Plain(shared / "viclip" / "bpe_simple_vocab_16e6.txt.gz")
+    for case in json.loads((golden / "clip_tokens.json").read_text()):
         for length in (32, 77):
             assert plain(case["caption"], length) == case[f"ids_{length}"]
+
+
+def test_the_plain_tokenizer_is_what_wrote_the_stored_ids(golden):
+    plain = Plain(LISTS["nano"])
+    assert json.loads((golden / "nano_tokens.json").read_text()) == [ids_of(c, plain) for c in captions_to_store()]
 
 
 def test_every_character_by_itself_and_between_letters(bpe, plain):
@@ -176,15 +227,16 @@ def test_random_unicode(bpe, plain):
         "...",
         "x" * 40,
     ]
-    draw = lambda: (
-        rng.choice(pieces)
-        if rng.random() < 0.4
-        else rng.choice(CHARACTERS)
-        if rng.random() < 0.5
-        else chr(rng.randrange(32, 0x250))
-        if rng.random() < 0.5
-        else rng.choice(" abcdefghijklmnopqrstuvwxyz")
-    )
+
+    def draw():
+        if rng.random() < 0.4:
+            return rng.choice(pieces)
+        if rng.random() < 0.5:
+            return rng.choice(CHARACTERS)
+        if rng.random() < 0.5:
+            return chr(rng.randrange(32, 0x250))
+        return rng.choice(" abcdefghijklmnopqrstuvwxyz")
+
     assert_same(
         clip_tokenizer(bpe), plain, ["".join(draw() for _ in range(rng.randrange(0, 40))) for _ in range(2500)], 200
     )
@@ -254,4 +306,11 @@ def test_what_is_no_caption_is_refused(bpe):
     for bad in ("one string", [None], [3.5], [b"bytes"]):
         with pytest.raises(UserError):
             tokenize(bad)
-    assert tokenize([]).shape == (0, 32) and tokenize([""]).tolist()[0][:3] == [49406, 49407, 0]
+    n = tokenize.vocab_size
+    assert tokenize([]).shape == (0, 32) and tokenize([""]).tolist()[0][:3] == [n - 2, n - 1, 0]
+
+
+if __name__ == "__main__":
+    nano = Plain(LISTS["nano"])
+    stored = ",\n".join(" " + json.dumps(ids_of(c, nano), ensure_ascii=False) for c in captions_to_store())
+    (ROOT / "tests" / "golden" / "nano_tokens.json").write_text(f"[\n{stored}\n]\n", encoding="utf-8")

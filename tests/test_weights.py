@@ -1,5 +1,6 @@
-"""Published checkpoints: B/16 and L/14 at full size with random numbers, loaded, run and saved back; memory; and through the hub's own client."""
+"""Checkpoints: B/16 and L/14 at full size with random numbers, loaded, run and saved back; memory; the hub's client."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from hub_server import COMMIT, serve_hub
+from published_shapes import published_shapes
 from safetensors.torch import load_file, save_file
 
 from frames_matter.base.errors import UserError
@@ -25,12 +27,11 @@ def state():
     return {k: torch.randn_like(v) for k, v in ViCLIP(SMALL).state_dict().items()}
 
 
-def random_checkpoint(shared, name, path):
-    "A checkpoint with the real one's names and shapes and random numbers; the shape list is read where it is."
-    listed = json.loads((shared / "viclip" / f"viclip_{name}_state_dict_shapes.json").read_text())
+def random_checkpoint(golden, name, path):
+    "A checkpoint with the real one's names and shapes and random numbers."
     numbers = torch.Generator().manual_seed(0)
     tensors = OrderedDict(
-        (k, torch.empty(v).uniform_(-0.03, 0.03, generator=numbers)) for k, v in listed.get("shapes", listed).items()
+        (k, torch.empty(v).uniform_(-0.03, 0.03, generator=numbers)) for k, v in published_shapes(golden, name).items()
     )
     if path.suffix == ".pth":
         torch.save({"model": tensors}, path)
@@ -41,7 +42,7 @@ def random_checkpoint(shared, name, path):
 
 # Run in a process of its own: load, measure, touch every number, one forward pass of each tower, save back, compare.
 ROUND = """
-import json, resource, sys, torch
+import json, sys, torch
 from safetensors import safe_open
 from frames_matter.model.weights import load_viclip, save_viclip
 torch.set_num_threads(1)
@@ -54,7 +55,8 @@ model = load_viclip(source)
 total = sum(float(p.detach().flatten()[::512].sum()) for p in model.parameters())  # every page of the file is read
 grown = peak() - before
 with torch.no_grad():
-    video = model.encode_video(torch.randn(1, model.config.num_frames, 3, model.config.image_size, model.config.image_size), mask_ratio=0.9)
+    size = model.config.image_size
+    video = model.encode_video(torch.randn(1, model.config.num_frames, 3, size, size), mask_ratio=0.9)
     text = model.encode_text(torch.tensor([[49406, 320, 1929, 49407] + [0]*28]))
 assert video.shape == text.shape == (1, model.config.embed_dim) and video.isfinite().all() and text.isfinite().all()
 save_viclip(model, back)
@@ -70,9 +72,9 @@ print(json.dumps({"grown": grown, "config": vars(model.config), "tensors": len(n
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("name, suffix, tensors", [("b", ".safetensors", 303), ("b", ".pth", 303), ("l", ".pth", 447)])
-def test_full_size_checkpoints_load_run_and_save_back(shared, tmp_path, name, suffix, tensors):
+def test_full_size_checkpoints_load_run_and_save_back(golden, tmp_path, name, suffix, tensors):
     path = tmp_path / f"viclip_{name}{suffix}"
-    assert random_checkpoint(shared, name, path) == tensors
+    assert random_checkpoint(golden, name, path) == tensors
     size = path.stat().st_size
     done = subprocess.run(
         [sys.executable, "-c", ROUND, str(path), str(tmp_path / "back.safetensors")],
@@ -86,7 +88,8 @@ def test_full_size_checkpoints_load_run_and_save_back(shared, tmp_path, name, su
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     print(
-        f"{name}{suffix}: file {size / 1e6:.0f} MB, memory {found['grown'] / 1e6:.0f} MB, {found['grown'] / size:.2f} of the file"
+        f"{name}{suffix}: file {size / 1e6:.0f} MB, memory {found['grown'] / 1e6:.0f} MB, "
+        f"{found['grown'] / size:.2f} of the file"
     )
     assert found["tensors"] == tensors and found["grown"] < 1.3 * size, f"{found['grown'] / size:.2f} of the file"
     width, layers, patch, text, embed = dict(b=(768, 12, 16, 512, 512), l=(1024, 24, 14, 768, 768))[name]
@@ -134,19 +137,60 @@ def test_what_does_not_fit_is_named(state, tmp_path):
     "content",
     [
         lambda s: {"model": s | {"note": "text"}},
-        lambda s: {"model": s, "epoch": 3},
+        lambda s: s | {"epoch": 3},
         lambda s: {"model": s | {"numbers": [1, 2]}},
         lambda s: list(s.values()),
         lambda s: {"model": {}},
         lambda s: {"model": s, "args": __import__("argparse").Namespace(lr=1)},
     ],
-    ids=["text", "beside", "list", "unnamed", "empty", "object"],
+    ids=["text", "among", "list", "unnamed", "empty", "object"],
 )
 def test_anything_but_tensors_is_refused(state, tmp_path, content):
     torch.save(content(state), tmp_path / "x.pth")
     with pytest.raises(UserError) as e:
         load_viclip(tmp_path / "x.pth")
     assert "x.pth" in str(e.value) and "\n" not in str(e.value)
+
+
+def trained_state(model):
+    "The state of an optimizer that has made a step: tensors, numbers and lists, nested."
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model.encode_video(torch.randn(2, 4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        lambda: {"epoch": 3},
+        lambda: {"epoch": 3, "loss": 0.25, "best": True, "note": "fine-tuned, epoch 3", "scheduler": None},
+        lambda: {"optimizer": trained_state(ViCLIP(SMALL))},
+        lambda: {
+            "args": {"data": ["a.csv", "b.csv"], "lr": {"vision": 1e-5, "text": [0, (1, 2.5)]}, "shape": (8, 224)}
+        },
+        lambda: {"ema": OrderedDict(weight=torch.zeros(3)), "rng": torch.get_rng_state(), "sizes": torch.Size([1, 2])},
+    ],
+    ids=["epoch", "numbers and text", "optimizer", "nested", "tensors"],
+)
+def test_what_lies_harmless_beside_the_model_is_left_alone(state, tmp_path, beside, zipped):
+    "Whatever `weights_only=True` reads, as the original, which takes ['model'] and ignores the rest."
+    torch.save({"model": state} | beside(), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    model = load_viclip(tmp_path / "x.pth")
+    assert model.config == SMALL and all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_code_beside_the_model_is_refused_and_not_run(state, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    for beside in ({"evil": Evil()}, {"args": {"nested": [Evil()]}}):
+        torch.save({"model": state, "epoch": 3} | beside, tmp_path / "evil.pth")
+        with pytest.raises(UserError, match="could run code"):
+            load_viclip(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_pickle_of_the_old_kind_is_read_and_one_with_code_is_not_run(state, tmp_path):
@@ -188,8 +232,6 @@ def test_a_wrappers_prefix_is_taken_off_and_said(state, tmp_path, prefix):
 
 
 def test_other_numbers_of_frames_are_interpolated_and_said(state, tmp_path):
-    import dataclasses
-
     torch.save({"model": state}, tmp_path / "x.pth")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -242,9 +284,15 @@ for overrides in json.loads(sys.argv[1]):
     profile = get_profile("internvid", **overrides)
     try:
         model = load_viclip(weights_of(profile))
-        print(json.dumps({"width": model.config.vision_width, "sum": float(sum(p.double().sum() for p in model.parameters())), "ids": tokenizer_for(profile)(["a dog"], 8).tolist(),
-                          "sha": file_sha256(resolve_file(weights_of(profile)))}))
-    except UserError as e: print(json.dumps({"error": str(e)}))
+        found = {
+            "width": model.config.vision_width,
+            "sum": float(sum(p.double().sum() for p in model.parameters())),
+            "ids": tokenizer_for(profile)(["a dog"], 8).tolist(),
+            "sha": file_sha256(resolve_file(weights_of(profile))),
+        }
+        print(json.dumps(found))
+    except UserError as e:
+        print(json.dumps({"error": str(e)}))
 """
 
 

@@ -1,4 +1,7 @@
-"The workflows parse, and whatever they call exists: targets of make, commands, actions at a major version; no secret or input gets where it does not belong."
+"""The workflows parse, and whatever they call exists: targets of make, commands, actions at a version.
+
+No secret or input gets where it does not belong.
+"""
 
 import os
 import re
@@ -6,8 +9,7 @@ import subprocess
 from importlib import metadata
 
 import pytest
-
-yaml = pytest.importorskip("yaml")
+import yaml
 from conftest import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
@@ -87,11 +89,24 @@ def test_the_check_finds_what_is_missing(line):
         check_command(line)
 
 
-def test_actions_have_a_major_version(workflow):
+def is_pinned(action):
+    "Whether an action of somebody else is taken at a major version, or at a commit."
+    return bool(re.fullmatch(r"[\w.-]+/[\w./-]+@(v\d+|[0-9a-f]{40})", action))
+
+
+def test_actions_have_a_version(workflow):
     for s in steps(workflow):
         assert ("uses" in s) != ("run" in s)
-        if "uses" in s:
-            assert re.fullmatch(r"[\w.-]+/[\w.-]+@v\d+", s["uses"]), s["uses"]
+        assert "uses" not in s or is_pinned(s["uses"]), s["uses"]
+
+
+@pytest.mark.parametrize(
+    "action, pinned",
+    [("actions/checkout@v4", True), ("actions/cache/restore@v4", True), ("a/b@" + "0a" * 20, True)]
+    + [("a/b", False), ("a/b@main", False), ("a/b@v4.1", False), ("a/b@0a0a0a", False)],
+)
+def test_a_version_is_a_major_one_or_a_commit(action, pinned):
+    assert is_pinned(action) == pinned
 
 
 def test_permissions_are_named(workflow):
@@ -106,7 +121,10 @@ def test_no_text_from_outside_becomes_a_command(workflow):
 
 
 def test_reproduce():
-    "By hand, on one's own runner with a GPU, the study's profile by default; the token for the step that fetches, and the rights that a pull request needs."
+    """By hand, on one's own runner with a GPU, the study's profile by default.
+
+    The step that fetches has the token, and the job the rights that a pull request needs.
+    """
     from frames_matter.base.profiles import PROFILES
 
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "reproduce.yaml").read_text())

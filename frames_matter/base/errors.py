@@ -5,17 +5,37 @@
 # %% auto #0
 __all__ = ['UserError', 'choose']
 
+# %% ../../nbs/base/errors.ipynb #8c491f2d
+from collections.abc import Collection, Mapping
+from typing import Any
+
 # %% ../../nbs/base/errors.ipynb #5a124c0e
 class UserError(ValueError):
     "Something the user can put right; its text is one sentence that says what is wrong and what to do."
 
 # %% ../../nbs/base/errors.ipynb #32f73351
-def choose(
-    name: str,  # what was asked for
-    valid,  # the names, or a dict whose keys are the names
-    what: str,  # what kind of thing it is, for the message
-):  # `valid[name]` for a dict, else `name`
-    "Return the choice called `name`, or raise a `UserError` that lists the valid names."
+def choose(name: Any, valid: Collection[str] | Mapping[str, Any], what: str) -> Any:
+    """The choice called `name`.
+
+    Parameters
+    ----------
+    name : str
+        What was asked for.
+    valid : collection of str, or mapping
+        The names, or a mapping whose keys are the names.
+    what : str
+        What kind of thing it is, for the message: "strategy".
+
+    Returns
+    -------
+    object
+        `valid[name]` of a mapping, else `name`.
+
+    Raises
+    ------
+    UserError
+        If `name` is none of them; it lists the valid names.
+    """
     if name not in valid:
         raise UserError(f"Unknown {what} {name!r}; valid: {', '.join(map(str, valid))}.")
-    return valid[name] if isinstance(valid, dict) else name
+    return valid[name] if isinstance(valid, Mapping) else name

@@ -12,8 +12,14 @@ import shutil
 from .errors import UserError
 
 # %% ../../nbs/base/ffmpeg.ipynb #d5d3eef0
-def find_ffmpeg() -> str:  # path of the program
-    "The ffmpeg on PATH, else imageio-ffmpeg's; a `UserError` if there is neither."
+def find_ffmpeg() -> str:
+    """Path of the ffmpeg on PATH, else of imageio-ffmpeg's.
+
+    Raises
+    ------
+    UserError
+        If there is neither.
+    """
     if found := shutil.which("ffmpeg"):
         return found
     try:
@@ -23,7 +29,9 @@ def find_ffmpeg() -> str:  # path of the program
     except (ImportError, RuntimeError) as e:
         raise UserError("No ffmpeg found; install one that is on PATH, or run `pip install imageio-ffmpeg`.") from e
 
-
-def same_everywhere() -> dict:  # option of ffmpeg -> value
-    "What keeps libx264 from its AVX-512 code, which writes other pictures than its AVX2 code: one machine's clips are then another's."
-    return {"x264-params": "asm=avx2"} if platform.machine().lower() in ("x86_64", "amd64") else {}
+# %% ../../nbs/base/ffmpeg.ipynb #1fc9ff0f
+def same_everywhere() -> dict[str, str]:
+    "Options of ffmpeg that keep libx264 from its AVX-512 code, which writes other pictures than its AVX2 code."
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return {"x264-params": "asm=avx2"}
+    return {}

@@ -8,15 +8,27 @@ __all__ = ['COMMIT', 'parse_hub', 'hub_page', 'hub_file', 'commit_of', 'resolve_
 # %% ../../nbs/base/hub.ipynb #09667148
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from .errors import UserError
+from .profiles import Profile
 
 # %% ../../nbs/base/hub.ipynb #22c1f105
-def parse_hub(
-    source: str,  # "hub:owner/repository/file@revision", or "hub:datasets/owner/repository/file@revision"; the revision may be left out
-) -> tuple:  # (repo_id, filename, revision or None, repo_type)
-    "What a hub source names."
+def parse_hub(source: str) -> tuple[str, str, str | None, str]:
+    """What a hub source names.
+
+    Parameters
+    ----------
+    source : str
+        "hub:owner/repository/file@revision", or "hub:datasets/owner/repository/file@revision"; the revision may be
+        left out.
+
+    Returns
+    -------
+    tuple
+        (repo_id, filename, revision or None, repo_type).
+    """
     name, _, revision = source.removeprefix("hub:").partition("@")
     kind, parts = ("dataset", name.split("/")[1:]) if name.startswith("datasets/") else ("model", name.split("/"))
     if len(parts) < 3 or not all(parts) or ".." in parts:
@@ -26,96 +38,143 @@ def parse_hub(
     return "/".join(parts[:2]), "/".join(parts[2:]), revision or None, kind
 
 # %% ../../nbs/base/hub.ipynb #2f784bea
-def hub_page(repo_id: str, repo_type: str = "model") -> str:  # address
-    "The page of a repository, where its terms are accepted."
+def hub_page(repo_id: str, repo_type: str = "model") -> str:
+    "The address of a repository's page, where its terms are accepted."
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
 
 
-def hub_file(
-    repo_id: str,  # owner/repository
-    filename: str,  # path of the file in the repository
-    revision: str | None = None,  # commit, tag or branch; None: the main branch as it is now
-    repo_type: str = "model",  # or "dataset"
-) -> Path:  # in huggingface_hub's cache, where it stays
-    "Fetch a file of a hub repository, or find it in the cache. The token is HF_TOKEN's; a file that is cut off is asked for again from where it stopped."
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    token = os.environ.get("HF_TOKEN", "").strip()
-    try:
-        return Path(hf_hub_download(repo_id, filename, revision=revision, repo_type=repo_type, token=token or False))
-    except HFValidationError as e:
-        raise UserError(f"'{repo_id}' is no repository's name; write owner/repository.") from e
-    except Exception as e:  # of the transport there are several libraries' errors, so they are told by what they are, not by where they come from
-        if not isinstance(e, (HfHubHTTPError, OSError)) and not _of_transport(e):
-            raise
-        raise UserError(
-            _why(e, f"{filename} of {repo_id}" + (f" at {revision}" if revision else ""), repo_id, repo_type, token)
-        ) from e
+def _token() -> str:
+    return os.environ.get("HF_TOKEN", "").strip()
 
 
-def _of_transport(error):
-    return type(error).__module__.partition(".")[0] in (
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "httpcore2",
-        "requests",
-        "urllib3",
-    )
+# Of the transport there are several libraries' errors, so they are told by the package they are of.
+_TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
 
-def _why(error, what, repo_id, repo_type, token):
-    "The sentence for a download that failed."
+def _is_a_failed_fetch(error: Exception) -> bool:
+    "Whether the network, the hub or the disk failed, and not this program."
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return isinstance(error, (HfHubHTTPError, OSError)) or type(error).__module__.partition(".")[0] in _TRANSPORTS
+
+
+def _sentence(error: Exception, what: str, repo_id: str, repo_type: str) -> str:
+    "The sentence for a fetch that failed."
     from huggingface_hub import constants
-    from huggingface_hub import errors as hub
 
-    page, said = hub_page(repo_id, repo_type), (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, hub.GatedRepoError):
-        if token:
-            return f"{what} is gated and the account of your HF_TOKEN has no access; accept the terms on {page} with that account, then run the command again."
-        return f"{what} is gated; accept the terms on {page}, then set HF_TOKEN to a token of your account."
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if (
-        isinstance(error, hub.RepositoryNotFoundError) or status == 401 and not token
-    ):  # the hub answers 401 to whoever may not know that a repository exists
-        return f"The hub shows no repository {page}; check the name, and set HF_TOKEN{' to another token' if token else ''} if it is private."
-    if isinstance(error, hub.RevisionNotFoundError):
-        return f"{page} has no such revision for {what}; give a commit, tag or branch of it."
-    if isinstance(error, hub.LocalEntryNotFoundError):
-        if constants.is_offline_mode():
-            return f"{what} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or give the path of a file you have."
-        return f"{what} is not in the local cache and {constants.ENDPOINT} does not answer as a hub; check the network, or give the path of a file you have."
-    if isinstance(error, hub.EntryNotFoundError):
-        return f"{page} has no such file: {what}; check its name on that page."
-    if status == 401:
-        return f"The hub refuses the token in HF_TOKEN ({what}); set it to a valid one, or unset it for what is public."
-    if status == 403:
-        return f"The hub does not let you read {what}; look at {page}, and set HF_TOKEN to a token that may read it."
+    page = hub_page(repo_id, repo_type)
+    if sentence := _why_not_shown(error, what, page, status) or _why_not_allowed(what, page, status):
+        return sentence
     if status:
         return f"The hub answered {status} for {what}; try again later."
     if getattr(error, "errno", None) == 28:
         return f"No space left for {what} in {constants.HF_HUB_CACHE}; free some, or set HF_HOME to another disk."
-    return f"{what} could not be fetched whole ({said.rstrip('.')}); check the network and run the command again."
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return f"{what} could not be fetched whole ({reason}); check the network and run the command again."
+
+# %% ../../nbs/base/hub.ipynb #4b000003
+def _why_not_shown(error: Exception, what: str, page: str, status: int | None) -> str | None:
+    "The sentence where the hub has not got it, or not for this account; by the kind of the client's error."
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        if _token():
+            return (
+                f"{what} is gated and the account of your HF_TOKEN has no access; "
+                f"accept the terms on {page} with that account, then run the command again."
+            )
+        return f"{what} is gated; accept the terms on {page}, then set HF_TOKEN to a token of your account."
+    # The hub answers 401 to whoever may not know that a repository exists.
+    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not _token()):
+        another = " to another token" if _token() else ""
+        return f"The hub shows no repository {page}; check the name, and set HF_TOKEN{another} if it is private."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{page} has no such revision for {what}; give a commit, tag or branch of it."
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if constants.is_offline_mode():
+            why, remedy = "HF_HUB_OFFLINE is set", "unset it"
+        else:
+            why, remedy = f"{constants.ENDPOINT} does not answer as a hub", "check the network"
+        return f"{what} is not in the local cache and {why}; {remedy}, or give the path of a file you have."
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"{page} has no such file: {what}; check its name on that page."
+    return None
+
+
+def _why_not_allowed(what: str, page: str, status: int | None) -> str | None:
+    "The sentence where the hub refuses a token."
+    if status == 401:
+        return f"The hub refuses the token in HF_TOKEN ({what}); set it to a valid one, or unset it for what is public."
+    if status == 403:
+        return f"The hub does not let you read {what}; look at {page}, and set HF_TOKEN to a token that may read it."
+    return None
+
+# %% ../../nbs/base/hub.ipynb #4b000004
+def hub_file(repo_id: str, filename: str, revision: str | None = None, repo_type: str = "model") -> Path:
+    """Fetch a file of a hub repository, or find it in the cache.
+
+    The token is HF_TOKEN's; a file that is cut off is asked for again from where it stopped.
+
+    Parameters
+    ----------
+    repo_id : str
+        owner/repository.
+    filename : str
+        Path of the file in the repository.
+    revision : str, optional
+        Commit, tag or branch; default: the main branch as it is now.
+    repo_type : str
+        "model" or "dataset".
+
+    Returns
+    -------
+    Path
+        In huggingface_hub's cache, where it stays.
+
+    Raises
+    ------
+    UserError
+        If it cannot be fetched; the sentence says what to do.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(hf_hub_download(repo_id, filename, revision=revision, repo_type=repo_type, token=_token() or False))
+    except HFValidationError as e:
+        raise UserError(f"'{repo_id}' is no repository's name; write owner/repository.") from e
+    except Exception as e:
+        if not _is_a_failed_fetch(e):
+            raise
+        what = f"{filename} of {repo_id}" + (f" at {revision}" if revision else "")
+        raise UserError(_sentence(e, what, repo_id, repo_type)) from e
 
 # %% ../../nbs/base/hub.ipynb #b416d1cf
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def commit_of(
-    path,  # of a file that `hub_file` returned
-) -> str | None:  # 40 hexadecimal digits; None for a file that is not in the hub's cache
-    "The commit that a cached file is of: what to write behind @ to get the same file again."
-    parts = Path(path).parts
-    return next((b for a, b in zip(parts, parts[1:]) if a == "snapshots" and COMMIT.fullmatch(b)), None)
+def commit_of(path: str | Path) -> str | None:
+    """The commit that a cached file is of: what to write behind @ to get the same file again.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of a file that `hub_file` returned.
+
+    Returns
+    -------
+    str or None
+        40 hexadecimal digits; None for a file that is not in the hub's cache.
+    """
+    within = (name for folder, name in pairwise(Path(path).parts) if folder == "snapshots")
+    return next((name for name in within if COMMIT.fullmatch(name)), None)
 
 
-def resolve_file(
-    source: str,  # "hub:owner/repository/file@revision", or a path
-) -> Path:
-    "The local file behind a source."
+def resolve_file(source: str | Path) -> Path:
+    'The local file behind a source: a path, or "hub:owner/repository/file@revision", which is fetched.'
     source = str(source)
     if source.startswith("hub:"):
         repo_id, filename, revision, kind = parse_hub(source)
@@ -126,43 +185,63 @@ def resolve_file(
     return path
 
 
-def pinned(
-    source: str,  # a profile's source of weights or of a tokenizer
-    profile,  # whose `revision` is that of its weights' repository
-) -> str:
-    "A source with the profile's revision, if it is a file of the repository that the weights are in and names no revision itself."
+def pinned(source: str, profile: Profile) -> str:
+    """A source with the profile's revision, which is that of its weights' repository.
+
+    Where the source is no file of that repository, or names a revision itself, it comes back as it is.
+
+    Parameters
+    ----------
+    source : str
+        The profile's source of weights or of a tokenizer.
+    profile : Profile
+        With `weights` and `revision`.
+    """
     if not profile.revision or not source.startswith("hub:") or "@" in source or not profile.weights.startswith("hub:"):
         return source
-    return f"{source}@{profile.revision}" if parse_hub(source)[::3] == parse_hub(profile.weights)[::3] else source
+    (repo_id, _, _, kind), (of_weights, _, _, kind_of_weights) = parse_hub(source), parse_hub(profile.weights)
+    return f"{source}@{profile.revision}" if (repo_id, kind) == (of_weights, kind_of_weights) else source
 
 # %% ../../nbs/base/hub.ipynb #ce28980d
 def hub_list(
-    repo_id: str,  # owner/repository
-    folder: str = "",  # in the repository
-    revision: str | None = None,  # commit, tag or branch
-    repo_type: str = "model",  # or "dataset"
-    recursive: bool = True,  # whether folders within it are listed too
-) -> list:  # of names, from the repository's top, sorted
-    "The files of a folder of a hub repository; an empty list if there is no such folder or revision."
-    from huggingface_hub import HfApi
-    from huggingface_hub import errors as hub
+    repo_id: str, folder: str = "", revision: str | None = None, repo_type: str = "model", recursive: bool = True
+) -> list[str]:
+    """The files of a folder of a hub repository.
 
-    token, what = os.environ.get("HF_TOKEN", "").strip(), f"the list of files of {repo_id}"
+    Parameters
+    ----------
+    repo_id : str
+        owner/repository.
+    folder : str
+        In the repository; default: its top.
+    revision : str, optional
+        Commit, tag or branch.
+    repo_type : str
+        "model" or "dataset".
+    recursive : bool
+        Whether folders within it are listed too.
+
+    Returns
+    -------
+    list of str
+        Names from the repository's top, sorted; empty if there is no such folder or revision.
+    """
+    from huggingface_hub import HfApi, errors
+
+    what = f"the list of files of {repo_id}"
     try:
-        return sorted(
-            e.path
-            for e in HfApi(token=token or False).list_repo_tree(
-                repo_id, folder or None, recursive=recursive, revision=revision, repo_type=repo_type
-            )
-            if hasattr(e, "size")
+        entries = HfApi(token=_token() or False).list_repo_tree(
+            repo_id, folder or None, recursive=recursive, revision=revision, repo_type=repo_type
         )
-    except (hub.EntryNotFoundError, hub.RevisionNotFoundError):
+        return sorted(entry.path for entry in entries if hasattr(entry, "size"))
+    except (errors.EntryNotFoundError, errors.RevisionNotFoundError):
         return []
-    except hub.OfflineModeIsEnabled as e:
+    except errors.OfflineModeIsEnabled as e:
         raise UserError(
-            f"There is no {what} while HF_HUB_OFFLINE is set; unset it, name one file that is in the cache, or give a path."
+            f"There is no {what} while HF_HUB_OFFLINE is set; "
+            f"unset it, name one file that is in the cache, or give a path."
         ) from e
-    except Exception as e:  # see hub_file
-        if not isinstance(e, (hub.HfHubHTTPError, OSError)) and not _of_transport(e):
+    except Exception as e:
+        if not _is_a_failed_fetch(e):
             raise
-        raise UserError(_why(e, what, repo_id, repo_type, token)) from e
+        raise UserError(_sentence(e, what, repo_id, repo_type)) from e

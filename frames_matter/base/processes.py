@@ -8,23 +8,50 @@ __all__ = ['end_with_parent', 'process_map']
 # %% ../../nbs/base/processes.ipynb #d64a563e
 import os
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context, parent_process
+from typing import TypeVar
 
 # %% ../../nbs/base/processes.ipynb #97160d71
-def end_with_parent():
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
+
+
+def end_with_parent() -> None:
     "End this worker process as soon as the process that started it is gone."
     parent = parent_process()
-    threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    if parent is None:
+        return  # the main process has none
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def process_map(
-    function,  # of one argument, importable
-    jobs,  # list of arguments
-    workers: int = 2,  # processes; 1: no new one, all is done here
-    chunksize: int = 1,  # jobs handed over at a time
-):  # yields results in the order of the jobs
-    "`map` over processes."
+    function: Callable[[_Job], _Result], jobs: Iterable[_Job], workers: int = 2, chunksize: int = 1
+) -> Iterator[_Result]:
+    """`map` over processes.
+
+    Parameters
+    ----------
+    function : callable
+        Of one argument. With several workers it is imported by each, so it must live in a module.
+    jobs : iterable
+        The arguments.
+    workers : int
+        Processes at work. With 1 no process is started, and all is done here.
+    chunksize : int
+        Jobs handed over at a time; more save time where jobs are short.
+
+    Yields
+    ------
+    object
+        The results, in the order of the jobs.
+    """
     if workers == 1:
         yield from map(function, jobs)
         return

@@ -13,11 +13,16 @@ import random
 import numpy as np
 
 # %% ../../nbs/base/seeds.ipynb #34c52857
-def seed_everything(seed: int):
-    "Seed Python, NumPy and torch, and ask torch for deterministic kernels; where CUDA has none it warns."
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # without it cuBLAS is not deterministic; read when CUDA starts
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, and ask torch for deterministic kernels.
+
+    Parameters
+    ----------
+    seed : int
+        Any integer that torch takes; NumPy gets its lowest 32 bits.
+    """
+    # Without it cuBLAS is not deterministic; it is read when CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     import torch
@@ -26,6 +31,17 @@ def seed_everything(seed: int):
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 # %% ../../nbs/base/seeds.ipynb #01d75bea
-def stable_seed(*parts) -> int:  # 32 bits
-    "A seed that depends on the parts alone, not on the process: for streams that must not share random numbers."
+def stable_seed(*parts: object) -> int:
+    """A seed that depends on the parts alone, not on the process.
+
+    Parameters
+    ----------
+    *parts : object
+        What names the stream; whatever has a `repr` that is the same everywhere.
+
+    Returns
+    -------
+    int
+        32 bits.
+    """
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")

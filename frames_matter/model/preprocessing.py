@@ -8,22 +8,44 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'PRESETS', 'preprocess', 'Preset']
 # %% ../../nbs/model/preprocessing.ipynb #30838f45
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..base.errors import UserError
+
 # %% ../../nbs/model/preprocessing.ipynb #8baebc49
-IMAGENET_MEAN, IMAGENET_STD = (
-    torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
-    torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
-)
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-def preprocess(
-    frames,  # uint8 (T, H, W, 3) RGB, array or tensor
-    image_size: int = 224,  # pixels a side; frames of another size are resized straight to it: bilinear, no antialias, aspect ratio not kept
-):  # float32 (T, 3, H, W)
-    "Frames as the model wants them: resized as in the original's demo, normalised with ImageNet's mean and standard deviation."
-    x = torch.as_tensor(frames).permute(0, 3, 1, 2).float()  # (T, 3, H, W)
+def preprocess(frames: np.ndarray | torch.Tensor, image_size: int = 224) -> torch.Tensor:
+    """Frames as the model wants them: resized as in the original's demo, normalised with ImageNet's mean and deviation.
+
+    Parameters
+    ----------
+    frames : np.ndarray or torch.Tensor
+        (T, H, W, 3) uint8 RGB. Of another size than wanted they are resized straight to it: bilinear, without
+        antialias, the aspect ratio not kept.
+    image_size : int
+        Pixels a side that the model sees: 224 for ViCLIP-B and L, 64 for nano; its `config.image_size`.
+
+    Returns
+    -------
+    torch.Tensor
+        (T, 3, image_size, image_size) float32.
+
+    Raises
+    ------
+    UserError
+        If the frames are no RGB pictures.
+    """
+    x = torch.as_tensor(frames)
+    if x.ndim != 4 or x.shape[-1] != 3:
+        raise UserError(
+            f"preprocess takes one clip's frames, (T, H, W, 3) RGB, not {tuple(x.shape)}; take them from read_clip."
+        )
+    x = x.permute(0, 3, 1, 2).float()  # (T, 3, H, W)
     if x.shape[-2:] != (image_size, image_size):
         x = F.interpolate(x, size=(image_size, image_size), mode="bilinear", align_corners=False)
     return (x / 255 - IMAGENET_MEAN) / IMAGENET_STD

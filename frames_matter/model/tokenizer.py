@@ -10,6 +10,8 @@ import functools
 import gzip
 import html
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 import ftfy
 import torch
@@ -17,46 +19,52 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from ..base.errors import UserError
 from ..base.hub import pinned, resolve_file
+from ..base.profiles import Profile, get_profile
 from .weights import ASSETS
 
 # %% ../../nbs/model/tokenizer.ipynb #92869b40
-def _byte_letters():
-    "The 256 letters that stand for bytes in a CLIP vocabulary, in its order, and the letter of each byte."
+def _byte_letters() -> list[str]:
+    "The 256 letters that stand for bytes in a CLIP vocabulary, in its order."
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [b for b in range(256) if b not in shown]
     return [chr(b) for b in shown] + [chr(256 + i) for i in range(len(hidden))]
 
 
-def _clean(text):
+def _clean(text: str) -> str:
+    "A caption without entities, broken Unicode, needless white space and capitals."
     if not isinstance(text, str):
         raise UserError(f"A caption must be text, not {type(text).__name__}.")
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))  # which leaves plain text alone, slowly
     return re.sub(r"\s+", " ", text.strip()).strip().lower()
 
-
+# %% ../../nbs/model/tokenizer.ipynb #92869b41
 class ClipTokenizer:
-    "Captions to token ids; made by `clip_tokenizer`."
+    """Captions to token ids, as `clip_tokenizer` makes it.
+
+    Parameters
+    ----------
+    merges : list of (str, str)
+        Pairs of parts that are merged, the first first.
+    """
 
     START, END = "<|startoftext|>", "<|endoftext|>"
     PATTERN = r"<\|[sſ]tartoftext\|>|<\|endoftext\|>|'[sſ]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     REMEMBERED = 200_000  # captions whose ids are kept
 
-    def __init__(self, merges):
+    def __init__(self, merges: list[tuple[str, str]]):
         letters = _byte_letters()
         words = letters + [c + "</w>" for c in letters] + ["".join(m) for m in merges] + [self.START, self.END]
+        ids = {word: i for i, word in enumerate(words)}
         self.vocab_size, self._seen = len(words), {}
         self._special = {self.START: self.vocab_size - 2, self.END: self.vocab_size - 1}
-        self._bpe = Tokenizer(
-            models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=merges, end_of_word_suffix="</w>")
-        )
+        self._bpe = Tokenizer(models.BPE(vocab=ids, merges=merges, end_of_word_suffix="</w>"))
         self._split = pre_tokenizers.Split(Regex(self.PATTERN), "removed", invert=True)
-        self._bpe.pre_tokenizer = pre_tokenizers.Sequence(
-            [self._split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
+        bytes_as_letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._bpe.pre_tokenizer = pre_tokenizers.Sequence([self._split, bytes_as_letters])
 
-    def __call__(self, texts: list, context_length: int = 32):  # LongTensor (B, L)
-        "Token ids of captions: start, text, end, zeros."
+    def __call__(self, texts: Iterable[str], context_length: int = 32) -> torch.Tensor:
+        "(B, L) int64 ids of B captions: start, text, end, zeros; a caption that is too long loses its end's words."
         if isinstance(texts, str):
             raise UserError("clip_tokenizer's tokenize takes a list of captions, not one string; write [caption].")
         if context_length < 2:
@@ -64,52 +72,71 @@ class ClipTokenizer:
         texts = list(texts)
         self._learn(texts)
         out = torch.zeros(len(texts), context_length, dtype=torch.long)
-        for row, text in zip(out.numpy(), texts):
+        for row, text in zip(out.numpy(), texts, strict=True):
             ids = [self.vocab_size - 2, *self._seen[text][: context_length - 2], self.vocab_size - 1]
             row[: len(ids)] = ids
         return out
 
-    def _learn(self, texts):
+    def _learn(self, texts: list[str]):
         "Find the ids of captions that are new; those seen before are remembered."
         if len(self._seen) + len(texts) > self.REMEMBERED:
             self._seen = {}
-        new = {
-            text: _clean(text) for text in dict.fromkeys(texts) if not isinstance(text, str) or text not in self._seen
-        }
-        self._seen |= zip(
-            new, (e.ids for e in self._bpe.encode_batch_fast(list(new.values()), add_special_tokens=False))
-        )
-        for text, clean in new.items():
-            if self.START in clean or self.END in clean:
-                self._seen[text] = self._with_specials(clean)
+        unknown = [text for text in dict.fromkeys(texts) if not isinstance(text, str) or text not in self._seen]
+        clean = [_clean(text) for text in unknown]
+        encoded = self._bpe.encode_batch_fast(clean, add_special_tokens=False)
+        for text, cleaned, encoding in zip(unknown, clean, encoded, strict=True):
+            spelt_out = self.START in cleaned or self.END in cleaned
+            self._seen[text] = self._with_specials(cleaned) if spelt_out else encoding.ids
 
-    def _with_specials(self, clean):  # ids of a caption that spells out a special token
-        words = [word for word, _ in self._split.pre_tokenize_str(clean)]
-        return [
-            i
-            for word in words
-            for i in (
-                [self._special[word]] if word in self._special else self._bpe.encode(word, add_special_tokens=False).ids
-            )
-        ]
+    def _with_specials(self, clean: str) -> list[int]:
+        "Ids of a caption that spells out a special token."
+        ids = []
+        for word, _ in self._split.pre_tokenize_str(clean):
+            if word in self._special:
+                ids.append(self._special[word])
+            else:
+                ids += self._bpe.encode(word, add_special_tokens=False).ids
+        return ids
 
 # %% ../../nbs/model/tokenizer.ipynb #0589f085
 @functools.cache
-def clip_tokenizer(
-    bpe_file,  # gzipped list of merges in CLIP's format, or "hub:owner/repository/file@revision"
-) -> ClipTokenizer:  # tokenize(list of captions, context_length=32) -> LongTensor (B, L)
-    "A tokenizer from a list of merges: CLIP's own, or nano's."
+def clip_tokenizer(bpe_file: str | Path) -> ClipTokenizer:
+    """A tokenizer from a list of merges: CLIP's own, or nano's.
+
+    Parameters
+    ----------
+    bpe_file : str or Path
+        A gzipped list of merges in CLIP's format, or "hub:owner/repository/file@revision".
+
+    Returns
+    -------
+    ClipTokenizer
+        tokenize(list of captions, context_length=32) gives (B, L) int64 ids.
+
+    Raises
+    ------
+    UserError
+        If there is no such file, or it is no list of merges.
+    """
     path = resolve_file(bpe_file)
     try:
-        lines = gzip.open(path, "rt", encoding="utf-8").read().split("\n")
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            lines = file.read().split("\n")
     except (OSError, EOFError, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not a gzipped list of merges in CLIP's format: {e}.") from e
-    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1] if line]
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1] if line]  # CLIP stops there, too
     if not all(len(m) == 2 for m in merges):
         raise UserError(f"{path} is not a list of merges in CLIP's format: a line does not hold two parts.")
     return ClipTokenizer(merges)
 
 
-def tokenizer_for(profile) -> ClipTokenizer:
-    "The tokenizer that goes with a profile's weights, at the profile's revision if it is in the same repository."
+def tokenizer_for(profile: str | Profile) -> ClipTokenizer:
+    """The tokenizer that goes with a profile's weights.
+
+    Parameters
+    ----------
+    profile : str or Profile
+        Or its name. Its `revision` holds for the tokenizer too, if that is in the weights' repository.
+    """
+    profile = get_profile(profile) if isinstance(profile, str) else profile
     return clip_tokenizer(pinned(profile.bpe, profile) or ASSETS / "nano_bpe.txt.gz")

@@ -14,21 +14,41 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..base.errors import UserError
+
 # %% ../../nbs/model/viclip.ipynb #366c0187
 @dataclass(frozen=True)
 class ViCLIPConfig:
-    "The sizes of a ViCLIP."
+    """The sizes of a ViCLIP; the defaults are ViCLIP-L's.
+
+    Parameters
+    ----------
+    image_size, patch_size : int
+        Pixels a side.
+    vision_width, vision_layers, vision_heads : int
+        Of the video tower; heads are width / 64 in every CLIP-sized tower.
+    embed_dim : int
+        D, of the space that both towers project into.
+    num_frames : int
+        Temporal positions.
+    context_length : int
+        L, tokens a caption.
+    vocab_size : int
+        Tokens there are.
+    text_width, text_heads, text_layers : int
+        Of the text tower.
+    """
 
     image_size: int = 224  # pixels a side
     patch_size: int = 14  # pixels a side
-    vision_width: int = 1024  # of the video tower
+    vision_width: int = 1024  # W of the video tower
     vision_layers: int = 24
     vision_heads: int = 16  # width / 64 in every CLIP-sized tower
     embed_dim: int = 768  # D, of the space both towers project into
     num_frames: int = 8  # temporal positions
     context_length: int = 32  # L, tokens a caption
     vocab_size: int = 49408
-    text_width: int = 768
+    text_width: int = 768  # W of the text tower
     text_heads: int = 12
     text_layers: int = 12
 
@@ -36,14 +56,15 @@ class ViCLIPConfig:
 class Attention(nn.Module):
     "Multi-head self-attention with one projection for queries, keys and values."
 
-    def __init__(self, width, heads):
+    def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.randn(3 * width, width) * width**-0.5)
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x, causal=False, first=None):  # (B, N, W) -> (B, first or N, W)
+    def forward(self, x: torch.Tensor, causal: bool = False, first: int | None = None) -> torch.Tensor:
+        "(B, N, W) to (B, first or N, W): what the first tokens, or all, take from all."
         B, N, W = x.shape
         n, h, weight, bias = first or N, self.heads, self.in_proj_weight, self.in_proj_bias
         q = F.linear(x[:, :n], weight[:W], bias[:W]).view(B, n, h, W // h).transpose(1, 2)  # (B, h, n, W/h)
@@ -54,39 +75,36 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     "Two layers with CLIP's quick GELU between."
 
-    def __init__(self, width):
+    def __init__(self, width: int):
         super().__init__()
         self.c_fc, self.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.c_proj(F.silu(1.702 * self.c_fc(x)) / 1.702)  # x*sigmoid(1.702 x)
 
-
+# %% ../../nbs/model/viclip.ipynb #79d18ccc
 class Block(nn.Module):
     "A pre-norm transformer layer; in training, its branches are left out for a share `drop_path` of the clips."
 
-    def __init__(self, width, heads, layers, drop_path=0.0):
+    def __init__(self, width: int, heads: int, layers: int, drop_path: float = 0.0):
         super().__init__()
-        self.attn, self.ln_1, self.ln_2, self.mlp, self.drop_path = (
-            Attention(width, heads),
-            nn.LayerNorm(width),
-            nn.LayerNorm(width),
-            MLP(width),
-            drop_path,
-        )
-        narrow = width**-0.5 * (2 * layers) ** -0.5
-        for weight, std in (
-            (self.attn.out_proj.weight, narrow),
-            (self.mlp.c_fc.weight, (2 * width) ** -0.5),
-            (self.mlp.c_proj.weight, narrow),
-        ):
-            nn.init.normal_(weight, std=std)
+        self.attn = Attention(width, heads)
+        self.ln_1 = nn.LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = MLP(width)
+        self.drop_path = drop_path
+        narrow = width**-0.5 * (2 * layers) ** -0.5  # the deeper the tower, the less a branch adds at the start
+        nn.init.normal_(self.attn.out_proj.weight, std=narrow)
+        nn.init.normal_(self.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(self.mlp.c_proj.weight, std=narrow)
 
-    def forward(self, x, causal=False, first=None):
+    def forward(self, x: torch.Tensor, causal: bool = False, first: int | None = None) -> torch.Tensor:
+        "(B, N, W) to (B, first or N, W)."
         x = x[:, :first] + self._drop(self.attn(self.ln_1(x), causal, first))
         return x + self._drop(self.mlp(self.ln_2(x)))
 
-    def _drop(self, branch):
+    def _drop(self, branch: torch.Tensor) -> torch.Tensor:
+        "Stochastic depth: the branch of some clips left out, the others' made larger by as much."
         if not self.training or not self.drop_path:
             return branch
         keep = 1 - self.drop_path
@@ -96,35 +114,47 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     "A stack of blocks; stochastic depth grows linearly from none in the first to `drop_path` in the last."
 
-    def __init__(self, width, layers, heads, drop_path=0.0):
+    def __init__(self, width: int, layers: int, heads: int, drop_path: float = 0.0):
         super().__init__()
-        self.resblocks = nn.ModuleList(
-            Block(width, heads, layers, drop_path * i / max(1, layers - 1)) for i in range(layers)
-        )
+        drops = [drop_path * i / max(1, layers - 1) for i in range(layers)]
+        self.resblocks = nn.ModuleList(Block(width, heads, layers, drop) for drop in drops)
 
-    def forward(
-        self, x, causal=False, first=None
-    ):  # the last block is computed for the first tokens alone, where only they are wanted
+    def forward(self, x: torch.Tensor, causal: bool = False, first: int | None = None) -> torch.Tensor:
+        "(B, N, W) to (B, first or N, W); the last block is computed for the tokens that are wanted alone."
         *blocks, last = self.resblocks
         for block in blocks:
             x = block(x, causal)
         return last(x, causal, first)
 
+# %% ../../nbs/model/viclip.ipynb #cd555e46
+def interpolate_positions(positions: torch.Tensor, frames: int) -> torch.Tensor:
+    """Temporal positions for another number of frames, between the ones that were learnt.
+
+    Parameters
+    ----------
+    positions : torch.Tensor
+        (1, T, W) temporal positions.
+    frames : int
+        How many are wanted.
+
+    Returns
+    -------
+    torch.Tensor
+        (1, frames, W).
+    """
+    between = F.interpolate(positions.transpose(1, 2).float(), size=frames, mode="linear")
+    return between.transpose(1, 2).to(positions.dtype)
+
+
+def _keep_some(B: int, N: int, mask_ratio: float, device: torch.device) -> torch.Tensor:
+    "Which N - mask_ratio*N of N patch tokens stay, at random for each of B clips: (B, kept)."
+    return torch.rand(B, N, device=device).argsort(1)[:, : N - int(mask_ratio * N)]
+
 # %% ../../nbs/model/viclip.ipynb #cd555e45
-def interpolate_positions(
-    positions,  # (1, T, W) temporal positions
-    frames: int,  # frames wanted
-):  # (1, frames, W)
-    "Temporal positions for another number of frames, between the ones that were learnt."
-    return (
-        F.interpolate(positions.transpose(1, 2).float(), size=frames, mode="linear").transpose(1, 2).to(positions.dtype)
-    )
-
-
 class VisionTower(nn.Module):
     "Frames to one vector: every patch of every frame in one joint attention, with one class token for the clip."
 
-    def __init__(self, config, drop_path):
+    def __init__(self, config: ViCLIPConfig, drop_path: float):
         super().__init__()
         width, scale, n = config.vision_width, config.vision_width**-0.5, (config.image_size // config.patch_size) ** 2
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
@@ -136,28 +166,32 @@ class VisionTower(nn.Module):
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         self.transformer = Transformer(width, config.vision_layers, config.vision_heads, drop_path)
 
-    def time_positions(self, T):  # (T, 1, W)
-        "Temporal positions for T frames: their mean for one frame, interpolated where T is not the number the model was made with."
+    def time_positions(self, T: int) -> torch.Tensor:
+        "(T, 1, W) temporal positions: their mean for one frame, interpolated for a number the model was not made with."
         positions = self.temporal_positional_embedding
         if T == 1:
             positions = positions.mean(1, keepdim=True)
         elif positions.shape[1] != T:
             warnings.warn(
-                f"These clips have {T} frames and the model {positions.shape[1]} temporal positions, which are interpolated.",
+                f"These clips have {T} frames and the model {positions.shape[1]} temporal positions, "
+                f"which are interpolated.",
                 stacklevel=2,
             )
             positions = interpolate_positions(positions, T)
         return positions[0, :, None]
 
-    def patches(self, video):  # (B, T, C, H, W) -> (B, T*h*w, C*p*p) pixels, and (T*h*w, W) positions
-        "Every patch of every frame, in the order of time and place."
+    def patches(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "(B, T*h*w, C*p*p) pixels of every patch of every frame, in the order of time and place; (T*h*w, W) positions."
         (B, T, C, H, W), p = video.shape, self.conv1.kernel_size[1]
         x = video.reshape(B, T, C, H // p, p, W // p, p).permute(0, 1, 3, 5, 2, 4, 6).reshape(B, -1, C * p * p)
         return x, (self.positional_embedding[1:] + self.time_positions(T)).flatten(0, 1)
 
-    def forward(self, video, mask_ratio=0.0):  # (B, T, C, H, W)
+    def forward(self, video: torch.Tensor, mask_ratio: float = 0.0) -> torch.Tensor:
+        "(B, T, C, H, W) to (B, D)."
         x, positions = self.patches(video)
-        if mask_ratio:  # patches are left out before they are projected: the convolution sees each patch by itself, so it is a matrix product
+        if (
+            mask_ratio
+        ):  # before they are projected: the convolution sees each patch by itself, so it is a matrix product
             keep = _keep_some(*x.shape[:2], mask_ratio, x.device)  # (B, kept)
             x, positions = x.gather(1, keep[..., None].expand(-1, -1, x.shape[2])), positions[keep]
         x = x @ self.conv1.weight.flatten(1).T + positions  # (B, tokens, W)
@@ -165,16 +199,11 @@ class VisionTower(nn.Module):
         x = self.transformer(self.ln_pre(torch.cat([first, x], 1)), first=1)  # (B, 1, W)
         return self.ln_post(x[:, 0]) @ self.proj  # (B, D)
 
-
-def _keep_some(B, N, mask_ratio, device):
-    "Which N - mask_ratio*N of N patch tokens stay, at random for each of B clips: (B, kept)."
-    return torch.rand(B, N, device=device).argsort(1)[:, : N - int(mask_ratio * N)]
-
-
+# %% ../../nbs/model/viclip.ipynb #cd555e47
 class TextTower(nn.Module):
     "Tokens to one vector: the feature at the end token, which has the highest id."
 
-    def __init__(self, config):
+    def __init__(self, config: ViCLIPConfig):
         super().__init__()
         width = config.text_width
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(config.context_length, width))
@@ -184,34 +213,100 @@ class TextTower(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         self.ln_final = nn.LayerNorm(width)
 
-    def forward(self, tokens):  # (B, L)
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        "(B, L) to (B, D)."
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         x = self.ln_final(self.transformer(x, causal=True))  # (B, L, W)
         return x[torch.arange(len(tokens), device=tokens.device), tokens.argmax(1)] @ self.text_projection  # (B, D)
 
+# %% ../../nbs/model/viclip.ipynb #71c10006
+def _assert_video(video: torch.Tensor, config: ViCLIPConfig):
+    "Clips that this model can encode, or a `UserError` that says what to do."
+    size, shape = config.image_size, tuple(video.shape)
+    if len(shape) == 4:
+        raise UserError(f"A video of shape {shape} has no batch dimension; for one clip write video[None].")
+    if len(shape) != 5 or shape[2] != 3 or not shape[1]:
+        raise UserError(
+            f"encode_video takes clips of shape (B, T, 3, {size}, {size}), not {shape}; make them with preprocess."
+        )
+    if shape[3:] != (size, size):
+        raise UserError(
+            f"This model sees frames of {size} x {size} pixels, not {shape[3]} x {shape[4]}; "
+            f"give preprocess image_size={size}."
+        )
+    if not video.is_floating_point():
+        raise UserError(f"encode_video takes preprocessed frames, not {video.dtype}; call preprocess on them first.")
+
+
+def _assert_tokens(tokens: torch.Tensor, config: ViCLIPConfig):
+    "Tokens that this model knows, or a `UserError` that says what to do."
+    shape, longest = tuple(tokens.shape), config.context_length
+    if tokens.is_floating_point() or len(shape) != 2:
+        raise UserError(
+            f"encode_text takes token ids of shape (B, L), not {tokens.dtype} of shape {shape}; "
+            f"make them with tokenize(captions)."
+        )
+    if not 1 <= shape[1] <= longest:
+        raise UserError(
+            f"This model reads up to {longest} tokens a caption, not {shape[1]}; "
+            f"give tokenize context_length={longest}."
+        )
+    if tokens.numel() and not tokens.is_meta:
+        low, high = (int(x) for x in tokens.aminmax())
+        if low < 0 or high >= config.vocab_size:
+            raise UserError(
+                f"Token {high if low >= 0 else low} is not in this model's vocabulary of {config.vocab_size}; "
+                f"take the tokenizer that belongs to its weights, as frames_matter.load does."
+            )
+
 # %% ../../nbs/model/viclip.ipynb #f97c4c97
 class ViCLIP(nn.Module):
-    "The video-text model: two towers into one space. Features are not normalised."
+    """The video-text model: two towers into one space. Features are not normalised.
 
-    def __init__(
-        self,
-        config: ViCLIPConfig,  # the sizes
-        drop_path: float = 0.1,  # stochastic depth of the video tower's last layer, in training
-    ):
+    Parameters
+    ----------
+    config : ViCLIPConfig
+        The sizes.
+    drop_path : float
+        Stochastic depth of the video tower's last layer, in training.
+    """
+
+    def __init__(self, config: ViCLIPConfig, drop_path: float = 0.1):
         super().__init__()
         self.config = config
         self.temp = nn.Parameter(torch.tensor(1.0))  # pretraining's temperature; the study does not use it
         self.vision_encoder = VisionTower(config, drop_path)
         self.text_encoder = TextTower(config)
 
-    def encode_video(
-        self,
-        video,  # (B, T, C, H, W), preprocessed
-        mask_ratio: float = 0.0,  # share of the patch tokens to leave out at random; the original leaves out 0.9 unless told it is a test
-    ):  # (B, D)
-        "One vector a clip."
+    def encode_video(self, video: torch.Tensor, mask_ratio: float = 0.0) -> torch.Tensor:
+        """One vector a clip.
+
+        Parameters
+        ----------
+        video : torch.Tensor
+            (B, T, C, H, W) float, as `preprocess` makes them, H = W = `config.image_size`.
+        mask_ratio : float
+            Share of the patch tokens to leave out at random; the original leaves out 0.9 unless told it is a test.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, D).
+        """
+        _assert_video(video, self.config)
         return self.vision_encoder(video, mask_ratio)
 
-    def encode_text(self, tokens):  # (B, L) -> (B, D)
-        "One vector a caption."
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        "One vector a caption: (B, L) token ids to (B, D)."
+        _assert_tokens(tokens, self.config)
         return self.text_encoder(tokens)
+
+    def forward(self, video: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        "(N captions, M clips) cosines of (M, T, C, H, W) clips and (N, L) token ids."
+        if tokens is None:
+            raise UserError(
+                "A ViCLIP compares clips with captions: model(video, tokens); "
+                "for one side alone call model.encode_video(video) or model.encode_text(tokens)."
+            )
+        clips, captions = self.encode_video(video), self.encode_text(tokens)
+        return F.normalize(captions, dim=-1) @ F.normalize(clips, dim=-1).T

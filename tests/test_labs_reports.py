@@ -1,0 +1,367 @@
+"""The laboratories' tables, figures and sentences, from invented records whose truth is known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from frames_matter.base.profiles import get_profile, results_dir
+from frames_matter.base.registry import Registry
+from frames_matter.labs import audit, cross_validation, frames, ladder, losses
+from frames_matter.labs.laboratory import Laboratory
+from frames_matter.labs.registry import LABORATORIES
+from frames_matter.report.reader import Layout, published
+from frames_matter.report.writing import Figure, Table
+
+PLAIN = dict(profile="mini", architecture="viclip", loss="infonce", sampling="uniform", protocol="sound", seed=0)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    "Writes records as the store of mini, in a home of its own; returns the folder of results."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
+    folder = results_dir(get_profile("mini"))
+
+    def write(records):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        return folder
+
+    return write
+
+
+def record(phase, metrics, n=240, finished="2026-01-01", curves=None, **spec):
+    "A line of a store."
+    spec = PLAIN | dict(phase=phase) | spec
+    about = dict(n_queries=n, n_clips=n, seconds=2.0, finished=finished, curves=curves or {})
+    return dict(spec=spec, spec_hash=str(spec), metrics=metrics) | about
+
+
+def written(folder):
+    "The files below a folder, with what is in them."
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def assert_written_once(laboratory, folder, tables, figures):
+    "Files of these names are written, and a second time nothing changes; without runs nothing is said or written."
+    laboratory.write("mini")
+    first = written(folder)
+    laboratory.write("mini")
+    assert written(folder) == first
+    names = {"runs.jsonl"} | {f"tables/{t}.{kind}" for t in tables for kind in ("csv", "md")}
+    assert set(first) == names | {f"figures/{f}.png" for f in figures}
+    (folder / "runs.jsonl").write_text("")
+    assert laboratory.write("mini") == ([], []) and laboratory.sentence("mini") == ""
+
+
+# --- the audit ---
+
+
+def audit_records():
+    "Three seeds of fusion with two switches, and canaries of two heads, with the losses that one expects."
+
+    def one(architecture, sampling, protocol, switches=(), canary="", seed=0, loss=0.1):
+        rng = np.random.default_rng([seed, len(switches), len(canary)])
+        ranks = rng.integers(1, 241, 240) if canary else rng.integers(1, 5, 240)
+        metrics = dict(alignment_loss=loss, t2v_r1=100 * float((ranks <= 1).mean()), ranks_t2v=ranks.tolist())
+        options = ({"switches": switches} if switches else {}) | ({"canary": canary} if canary else {})
+        cell = dict(architecture=architecture, sampling=sampling, protocol=protocol, seed=seed, epochs=20)
+        return record("audit", metrics, finished=f"2026-01-01T00:00:{seed:02}", **cell, **options)
+
+    found = []
+    for protocol, base in (("published", 0.001), ("sound", 0.3)):
+        for seed in range(3):
+            for switches in ((), ("true_pairs_only",), ("head_untrained",)):
+                found.append(one("fusion", "dropout", protocol, switches, seed=seed, loss=base * (1 + seed)))
+            for architecture in ("viclip", "fusion"):
+                blind = architecture == "fusion" and protocol == "published"
+                for canary in audit.CANARIES:
+                    found.append(
+                        one(architecture, "uniform", protocol, canary=canary, seed=seed, loss=0.005 if blind else 1.7)
+                    )
+    return found
+
+
+def test_audit(store):
+    folder = store(audit_records())
+    runs = audit.AUDIT.load("mini")
+    table = audit.table_audit(runs)
+    row = table.loc[("fusion, InfoNCE, dropout frames", "none")]
+    assert row["loss, corrected mean"] == pytest.approx(0.002)
+    assert row["study"] == published()["headline"]["frame_sampling"]["infonce"]["dropout"]
+    canary = audit.table_canary(runs)
+    assert not canary.loc[("published", "random features", "fusion"), "finds nothing"]
+    assert canary.loc["sound"]["finds nothing"].all() and canary["recall is chance"].all()
+    assert "fusion under the published protocol on random features (0.0050" in audit.AUDIT.sentence("mini")
+    assert_written_once(audit.AUDIT, folder, ("audit", "canary"), ("audit",))
+
+
+def test_half_an_audit_says_nothing(store):
+    store([r for r in audit_records() if r["spec"]["protocol"] == "sound"])
+    assert audit.AUDIT.sentence("mini") == "" and audit.AUDIT.write("mini") == ([], [])
+
+
+# --- frames ---
+
+
+LETTERS = np.array(list("acstedo" * 35)[:240])
+
+
+def frame_records():
+    "240 clips; who sees everything is right, who sees nothing guesses."
+
+    def one(look, right, seed=0, told=None):
+        hits = np.random.default_rng([seed, len(look)]).random(240) < right
+        metrics = dict(evaluation_split="pool", kinds="".join(LETTERS), outcomes="".join("01"[int(h)] for h in hits))
+        metrics |= dict(ranks_t2v=[1 if h else 5 for h in hits], t2v_r1=100 * float(hits.mean()))
+        metrics |= {} if told is None else {"told": "".join(map(str, told))}
+        shown = {"control": look} if look in frames.CONTROLS else {"sampling": look}
+        return record("frames", metrics, seed=seed, **shown)
+
+    everything = [1] * 240
+    return [
+        one("uniform", 0.95, told=everything),
+        one("mean", 0.6, told=[int(letter in "ac") for letter in LETTERS]),
+        one("blank", 0.5),
+        *[one("weighted", 0.9, seed, everything) for seed in range(3)],
+    ]
+
+
+def test_frames(store):
+    folder = store(frame_records())
+    table = frames.table_frames(frames.FRAMES.load("mini"))
+    assert table.loc[("mean", "order"), "ceiling"] == 50 and table.loc[("mean", "count"), "ceiling"] == 100
+    assert np.isnan(table.loc[("blank", "order"), "ceiling"])
+    assert table.loc[("uniform", "all kinds"), "clips"] == 240
+    assert (table.low <= table.accuracy).all() and (table.accuracy <= table.high).all()
+    said = frames.FRAMES.sentence("mini")
+    assert "Worse than uniform frames in text-to-video R@1: mean of all frames (-3" in said
+    assert_written_once(frames.FRAMES, folder, ("frames", "frames_recall"), ("frames",))
+
+
+def test_a_strategy_that_nobody_registered_keeps_its_rows(store):
+    unknown = frame_records()[0]
+    unknown["spec"] |= {"sampling": "every_other"}
+    unknown["spec_hash"] = "other"
+    store([*frame_records(), unknown])
+    runs = frames.FRAMES.load("mini")
+    assert "every_other" in frames.show_frames(frames.table_frames(runs)).index
+    assert "every_other" in frames.table_frames_recall(runs).index
+    assert frames.plot_frames(runs) is not None
+
+
+# --- losses ---
+
+
+def loss_record(loss, rate, size, seed, method="heads", n=240):
+    "False negatives cost five points of R@1 a tenth; H-NAC and its control get two of them back, the oracle all."
+    cost = 0.5 * rate * (4 / size) ** 0.5 * {"oracle": 0, "hnac": 0.6, "constant": 0.6}.get(loss, 1)
+    rng = np.random.default_rng([seed, len(loss), size])
+    ease = np.random.default_rng(0).random(n) + 0.02 * rng.standard_normal(n)
+    there, back = (np.where(e < 0.7 - cost, 1.0, 5.0) for e in (ease, ease[::-1]))  # both ways find different clips
+    r1 = 100 * float((there <= 1).mean())
+    metrics = dict(ranks_t2v=there.tolist(), ranks_v2t=back.tolist(), ndcg_each=(80 + 10 * (there == 1)).tolist())
+    metrics |= dict(t2v_r1=r1, v2t_r1=r1, t2v_ndcg=80.0, v2t_ndcg=80.0, evaluation_split="pool")
+    metrics |= dict(chosen_temperature=0.05, captions_with_false_negative=200 * rate, test_reads=1)
+    cell = dict(method=method, loss=loss, batch_size=size, seed=seed, data="d", epochs=8, learning_rate=1e-3)
+    cell |= {"false_negatives": rate} if rate else {}
+    curves = dict(temperatures=[0.05, 0.1], validation_rsum=[500, 400])
+    return record("losses", metrics, n, profile="mini1000" if method == "heads" else "mini", curves=curves, **cell)
+
+
+def loss_records():
+    made = [
+        loss_record(loss, rate, size, seed)
+        for loss in ("infonce", "hnac", "constant", "hard", "oracle")
+        for rate in (0.0, 0.2, 0.4)
+        for size in (4, 64)
+        for seed in range(3)
+    ]
+    return made + [
+        loss_record(loss, rate, 4, seed, "full")
+        for loss in ("infonce", "hnac", "constant", "oracle")
+        for rate in (0.0, 0.2)
+        for seed in range(3)
+    ]
+
+
+def test_losses(store):
+    lone = loss_record("infonce", 0.0, 4, 0)
+    lone["spec"] |= {"epochs": 1}  # another set-up, finished later: it empties no table
+    folder = store([*loss_records(), lone | {"finished": "2026-02-02"}])
+    runs = losses.LOSS_LABORATORY.load("mini")
+    found = losses.table_losses(runs)
+    assert len(found) == 2 * 3 * 5
+    helped = ["H-NAC", "constant weight", "oracle mask"]
+    assert (found.loc[(4, 0.4)].loc[helped].verdict == "better").all()
+    assert found.loc[(4, 0.0)].verdict.isin(["", "cannot be told"]).all()
+    plain = found.xs("InfoNCE", level="loss")["R@1"].reindex(found.index.droplevel("loss")).to_numpy()
+    compared = found.difference.notna()
+    assert np.allclose((found["R@1"] - plain)[compared], found.difference.dropna().astype(float))
+    assert (found["R@1 low"] <= found["R@1"]).all()
+    questions = losses.table_loss_questions(runs)
+    assert len(questions) == 3 * 2 * 2 + 3 * 1 * 2
+    oracle = questions.loc[("linear heads, temperature tuned", "oracle mask against InfoNCE", 4, 0.2)]
+    assert oracle.verdict == "better"
+    aware = questions.loc[(slice(None), "H-NAC against constant weight"), "verdict"]
+    assert aware.eq("cannot be told").all()
+    tables = ("losses_heads", "losses_full", "losses_questions")
+    assert_written_once(losses.LOSS_LABORATORY, folder, tables, ("losses",))
+
+
+def test_a_grid_that_is_half_done_compares_what_it_has(store):
+    store([r for r in loss_records() if r["spec"]["loss"] != "hnac" or r["spec"]["seed"] == 0])
+    found = losses.table_losses(losses.LOSS_LABORATORY.load("mini"))
+    assert found.xs("H-NAC", level="loss").difference.notna().all()
+
+
+# --- the ladder ---
+
+RATES = {"temperature": (0.0,), "linear": (1e-4, 1e-3), "lora": (3e-4, 1e-3), "full": (1e-5, 1e-4)}
+FOUND = {"zero_shot": 0.6, "temperature": 0.6, "linear": 0.62, "lora": 0.8, "full": 0.4}
+
+
+def rung_record(method, n_train=0, seed=0, rate=0.0, n=240):
+    "Each rung finds its share of the captions; validation prefers LoRA's smallest rate and fine-tuning's largest."
+    ease = np.random.default_rng(1).random(n)
+    found = ease < FOUND[method] + 0.02 * seed * (rate > 0) + 100 * rate * (method == "lora")
+    zero = ease < FOUND["zero_shot"]
+    ranks = {name: np.where(hits, 1.0, 5.0).tolist() for name, hits in (("found", found), ("zero", zero))}
+    r1 = 100 * float(found.mean())
+    metrics = dict(ranks_t2v=ranks["found"], t2v_r1=r1, alignment_loss=rate if method == "lora" else 1 - rate)
+    metrics |= dict(evaluation_split="pool", n_validation=n_train // 8, trainable_parameters=int(1e6 * rate))
+    metrics |= dict(train_steps=60, train_seconds=1.5, nll=1.2, ece=9.0, test_reads=1)
+    if method == "temperature":
+        metrics |= dict(fitted_temperature=0.05, nll_fitted=1.0, ece_fitted=4.0)
+    if method == "full":
+        line = [0.9, 0.5 - rate, 1 - rate]
+        recalls = [100 * float(zero.mean()), 100 * float(zero.mean()), r1]
+        metrics |= dict(wise_alphas=[0.0, 0.5, 1.0], wise_alignment_loss=line, wise_t2v_r1=recalls)
+        metrics |= dict(wise_alpha=0.5, wise_ranks_t2v=ranks["zero"])
+    cell = dict(method=method, seed=seed, learning_rate=rate, epochs=20, batch_size=16, temperature=0.07)
+    cell |= {"n_train": n_train} if n_train else {}
+    return record("ladder", metrics, n, profile="mini1000", **cell)
+
+
+def rung_records():
+    return [rung_record("zero_shot")] + [
+        rung_record(method, n_train, seed, rate)
+        for method, rates in RATES.items()
+        for n_train in (40, 160)
+        for seed in range(3)
+        for rate in rates
+    ]
+
+
+def test_validation_chooses_and_the_pool_has_no_say(store):
+    store(rung_records())
+    runs = ladder.LADDER.load("mini")
+    picks = ladder.chosen(runs)
+    assert (picks[picks.method == "lora"].learning_rate == 3e-4).all()
+    assert (picks[picks.method == "full"].learning_rate == 1e-4).all()
+    assert (picks.oracle >= picks.t2v_r1).all()
+    lora = picks[picks.method == "lora"]
+    assert (lora.oracle > lora.t2v_r1).all()
+    blind = runs.assign(t2v_r1=runs.t2v_r1.sample(frac=1, random_state=0).to_numpy())
+    columns = list(ladder.CANDIDATE)
+    assert ladder.chosen(blind)[columns].equals(picks[columns])
+
+
+def test_ladder(store):
+    folder = store(rung_records())
+    runs = ladder.LADDER.load("mini")
+    picks, table = ladder.chosen(runs), ladder.table_ladder(runs)
+    of_lora = picks[(picks.method == "lora") & (picks.n_train == 40)]
+    assert table.loc[(50, "LoRA, both towers"), "t2v R@1"] == pytest.approx(of_lora.t2v_r1.mean())
+    verdicts = table.verdict.unstack()
+    assert (verdicts["LoRA, both towers"].dropna() == "better").all()
+    assert (verdicts["full fine-tuning"].dropna() == "worse").all()
+    assert (verdicts["temperature alone"].dropna() == "the same ranks").all()
+    assert (verdicts["WiSE-FT"].dropna() == "the same ranks").all()  # as invented
+    assert (table["cost of choosing"].dropna() >= 0).all()
+    rates = ladder.table_rates(runs)
+    assert rates.loc[("full fine-tuning", 1e-4), "50 clips chosen"] == 3
+    assert rates.loc[("full fine-tuning", 1e-5), "50 clips chosen"] == 0
+    zero = runs[runs.method == "zero_shot"].t2v_r1.iloc[0]
+    assert (ladder.table_calibration(runs)["t2v R@1"] == zero).all()
+    said = ladder.LADDER.sentence("mini")
+    assert "LoRA, both towers (+" in said.split(";")[0]
+    ladder.LADDER.write("mini")
+    assert "no user has it" in (folder / "tables" / "ladder.md").read_text()
+    tables = ("ladder", "ladder_rates", "ladder_calibration", "ladder_cost")
+    assert_written_once(ladder.LADDER, folder, tables, ("ladder",))
+
+
+# --- cross-validation ---
+
+
+def cross_records(deals=3, clips=50, pool=60):
+    "Two contenders, the second much worse."
+    rng, made = np.random.default_rng(0), []
+    for method, worst in (("zero_shot", 3), ("infonce", 30)):
+        models = 1 if method == "zero_shot" else 10
+        for deal in range(deals):
+            held = rng.integers(1, 2 + worst // 10, clips).astype(float)
+            metrics = dict(videos=list(range(clips)), fold=[i % 10 for i in range(clips)], ranks_t2v=held.tolist())
+            metrics |= dict(fold_losses=rng.uniform(0.01, 1, 10).tolist(), pool_losses=[0.1] * models)
+            metrics |= dict(pool_ranks=rng.integers(1, worst, (models, pool)).tolist(), evaluation_split="held out")
+            made.append(record("cross_validation", metrics, clips, method=method, seed=deal))
+    return made
+
+
+def test_cross_validation(store):
+    folder = store(cross_records())
+    runs = cross_validation.CROSS_VALIDATION.load("mini")
+    folds = cross_validation.every_fold(runs)
+    assert len(folds) == 2 * 3 * 10 and (folds.clips == 5).all()
+    assert set(folds.r1) <= {0, 20, 40, 60, 80, 100}
+    zero = folds[folds.method == "zero_shot"].groupby("deal").r1.mean().iloc[0]
+    held = np.array(runs[runs.method == "zero_shot"].ranks_t2v.iloc[0])
+    assert zero == pytest.approx(100 * (held <= 1).mean())
+    first = runs[runs.method == "infonce"].iloc[0]
+    third = folds[(folds.method == "infonce") & (folds.deal == 0) & (folds.fold == 3)].true_r1.item()
+    assert third == pytest.approx(100 * cross_validation.first_of(first.pool_ranks[3], 60, 5).mean())
+    told = cross_validation.table_cross(runs, "mini")
+    assert told.loc[("fine-tuning against zero-shot", "the pool"), "verdict"] == "worse"
+    assert 0 <= told["fives right"].max() <= 1
+    assert "strays from the truth" in cross_validation.CROSS_VALIDATION.sentence("mini")
+    tables = ("cross_validation", "cross_fives")
+    assert_written_once(cross_validation.CROSS_VALIDATION, folder, tables, ("cross_validation",))
+
+
+# --- any of them ---
+
+
+def test_a_laboratory_is_one_object(store):
+    "A new one is a notebook that makes the object, and a line that registers it; its table and sentence follow."
+
+    def table(runs, profile):
+        numbers = runs.set_index("seed")[["t2v_r1"]]
+        return [Table("coins", "Coins", numbers, numbers.astype(str), "Two throws.")]
+
+    coins = Laboratory(
+        name="coins",
+        title="Does a coin find clips?",
+        cells=lambda profile: [(profile, dict(phase="coins", seed=seed)) for seed in profile.seeds],
+        procedure="math:sqrt",
+        layout=Layout(phases=("coins",), cell=("seed",)),
+        answer=lambda runs, profile: f"{len(runs)} throws.",
+        tables=table,
+        figures=lambda runs, profile: [Figure("none", "Nothing here.", lambda: None)],
+    )
+    registry = Registry("laboratory", [*LABORATORIES.values(), coins])
+    folder = store([record("coins", dict(t2v_r1=50.0), seed=seed) for seed in range(2)])
+    tables, figures = registry["coins"].write("mini")
+    assert [t.name for t in tables] == ["coins"] and figures == []
+    assert registry["coins"].sentence("mini") == "2 throws."
+    assert pd.read_csv(folder / "tables" / "coins.csv").t2v_r1.tolist() == [50, 50]
+
+
+@pytest.mark.parametrize("name", [n for n, laboratory in LABORATORIES.items() if laboratory.layout])
+def test_the_committed_record_is_of_one_setup(root, name, monkeypatch):
+    "Every run of the record stands in its laboratory's tables."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(root))
+    lines = [json.loads(line) for line in (root / "results/mini/runs.jsonl").read_text().splitlines()]
+    n = sum(line["spec"]["phase"] == name for line in lines)
+    assert len(LABORATORIES[name].load("mini")) == n > 0
