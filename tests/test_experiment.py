@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from frames_matter.study.splits import FinalSplit, pairs_of
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import checkout_id
@@ -19,7 +20,7 @@ from frames_matter.base.profiles import get_profile
 from frames_matter.model.training import encode_clips, pairwise_similarity
 from frames_matter.model.weights import load_viclip
 from frames_matter.study.grid import grid
-from frames_matter.study.measure import FinalSplit, Outcome, pairs_of
+from frames_matter.study.measure import Outcome
 from frames_matter.study.runner import load_head, model_dir, run, run_all
 from frames_matter.study.spec import RunSpec
 from frames_matter.study.store import finished, read_records, runs_path
@@ -46,7 +47,6 @@ KILLED = f"""
 from frames_matter.base.profiles import get_profile
 from frames_matter.model.weights import load_viclip
 from frames_matter.study.grid import grid
-from frames_matter.study.measure import FinalSplit, Outcome, pairs_of
 from frames_matter.study.runner import run_all
 run_all(grid(get_profile("smoke", **{OVERRIDES}), "first_improvement", progress=False), workers=2, progress=False)
 """

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from frames_matter.study.splits import deal_by_clip
 from scipy.stats import binom
 
 from frames_matter.labs.audit import SWITCHES
@@ -27,7 +28,6 @@ from frames_matter.model.training import (
     similarity_in_eval,
 )
 from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
-from frames_matter.study.measure import deal_by_clip
 from frames_matter.study.spec import RunSpec, protocol_of
 
 CONFIG = ViCLIPConfig(
@@ -236,12 +236,12 @@ def test_redraw_validation_frames():
 @of("best_epoch")
 def test_best_epoch():
     "Of its second improvement the study shows the best of ten epochs, of the first the last."
-    from frames_matter.study.measure import published_losses
+    from frames_matter.study.measure import losses_as_published
 
     curves = {"validation_loss": [0.5, 0.2, 0.4]}
 
     def shown(protocol, *switches, **changes):
-        return published_losses(spec(protocol, *switches, **changes), curves, {})["alignment_loss"]
+        return losses_as_published(spec(protocol, *switches, **changes), curves, {})["alignment_loss"]
 
     assert shown("published") == 0.2 and shown("published", "best_epoch") == 0.4
     assert shown("published", architecture="cross_attention") == 0.4

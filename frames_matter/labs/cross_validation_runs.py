@@ -9,6 +9,7 @@ __all__ = ['DRAWS', 'STUDY_SPLITS', 'deal_folds', 'loss_of_samples', 'study_vide
 # %% ../../nbs/labs/cross_validation_runs.ipynb #23637592
 import numpy as np
 import torch
+from ..study.splits import pairs_of, rows_of
 from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from ..model.compute import Clock
 from ..model.losses import infonce_from_similarity
 from ..model.protocols import SOUND
 from ..model.training import Pairs, encode_clips, fit, pairwise_similarity
-from ..study.measure import Outcome, Run, model_and_head, pairs_of, rows_of, training_of
+from ..study.measure import Outcome, Run, model_and_head, training_of
 from ..study.spec import RunSpec
 
 # %% ../../nbs/labs/cross_validation_runs.ipynb #5af9600f

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ..study.splits import pairs_of, rows_of
 from torch import Tensor, nn
 
 from ..base.errors import UserError
@@ -36,7 +37,7 @@ from ..model.tokenizer import tokenizer_for
 from ..model.training import Pairs, Training, encode_clips, loss_of, trainable_parameters
 from ..model.viclip import ViCLIP
 from ..model.weights import load_viclip
-from ..study.measure import Outcome, Run, pairs_of, rows_of, training_of
+from ..study.measure import Outcome, Run, training_of
 from ..study.spec import RunSpec
 
 # %% ../../nbs/labs/ladder_runs.ipynb #9b423f0e

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from ..study.splits import final_split, pairs_of, rows_of, truth_of
 from torch import Tensor, nn
 
 from ..base.errors import UserError, choose
@@ -44,16 +45,7 @@ from frames_matter.model.training import (
 )
 from ..model.viclip import ViCLIP
 from ..model.weights import load_viclip
-from frames_matter.study.measure import (
-    Outcome,
-    Run,
-    final_split,
-    pairs_of,
-    relevance_of,
-    retrieval_measures,
-    rows_of,
-    truth_of,
-)
+from ..study.measure import Outcome, Run, relevance_of, retrieval_measures
 from ..study.spec import RunSpec
 
 # %% ../../nbs/labs/losses_runs.ipynb #fc56bd83
