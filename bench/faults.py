@@ -27,7 +27,7 @@ from frames_matter.base.profiles import data_dir, get_profile
 from frames_matter.data.build import BuildTools, build_dataset
 from frames_matter.data.failures import CircuitBreaker
 from frames_matter.data.ledger import read_states
-from frames_matter.data.rows import select_rows
+from frames_matter.data.row_checks import select_rows
 
 sys.path.insert(0, str(project_root() / "tests"))
 from fault_site import FAULTS, MANNERS, fault_of, make_films, row, rows, serve_faults

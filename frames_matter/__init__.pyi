@@ -65,8 +65,8 @@ from .model.weights import save_viclip as save_viclip
 from .report.reader import load_runs as load_runs
 from .report.reader import other_setups as other_setups
 from .report.reader import published as published
-from .report.writing import Figure as Figure
-from .report.writing import Table as Table
+from .report.writers import Figure as Figure
+from .report.writers import Table as Table
 from .study.grid import grid as grid
 from .study.lessons import run_lessons as run_lessons
 from .study.runner import run as run

@@ -524,7 +524,7 @@ def _find_ytdlp() -> str:
 
 
 def _find_javascript() -> str:
-    from frames_matter.data.downloader import JS_RUNTIMES
+    from frames_matter.data.ytdlp import JS_RUNTIMES
 
     if found := [name for name in JS_RUNTIMES if shutil.which(name)]:
         return f"{found[0]}, for yt-dlp on YouTube"

@@ -25,7 +25,7 @@ from frames_matter.data.build import BuildTools, build_dataset
 from frames_matter.data.cut import cut_clip
 from frames_matter.data.dataset import VideoCaptionDataset
 from frames_matter.data.failures import FAILURE_KINDS, CircuitBreaker
-from frames_matter.data.jobs import make_clips
+from frames_matter.data.fetch_and_cut import make_clips
 from frames_matter.data.ledger import Ledger, read_states
 from frames_matter.data.loopback import serve_folder
 from frames_matter.data.manifest import load_manifest, verify
@@ -400,7 +400,7 @@ import functools, json, os, signal, sys, threading, time
 from frames_matter.base.profiles import get_profile
 from frames_matter.data.build import BuildTools, build_dataset
 from frames_matter.data.cut import cut_clip, run_ffmpeg
-from frames_matter.data.jobs import make_clips
+from frames_matter.data.fetch_and_cut import make_clips
 from frames_matter.data.ledger import Ledger
 
 point, fields = sys.argv[1], json.loads(sys.argv[2])

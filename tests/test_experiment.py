@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from frames_matter.study.splits import FinalSplit, pairs_of
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import checkout_id
@@ -23,6 +22,7 @@ from frames_matter.study.grid import grid
 from frames_matter.study.measure import Outcome
 from frames_matter.study.runner import load_head, model_dir, run, run_all
 from frames_matter.study.spec import RunSpec
+from frames_matter.study.splits import FinalSplit, pairs_of
 from frames_matter.study.store import finished, read_records, runs_path
 
 OVERRIDES = dict(epochs_first=2, epochs_second=1)

@@ -22,12 +22,12 @@ from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.base.files import file_sha256
 from frames_matter.base.profiles import get_profile
 from frames_matter.data import fetch, sections
-from frames_matter.data.downloader import downloader_for
 from frames_matter.data.failures import Failed
 from frames_matter.data.fetch import fetch_source
 from frames_matter.data.loopback import FolderHandler, serve
 from frames_matter.data.politeness import Hosts, Manners, Timing
-from frames_matter.data.rows import select_rows
+from frames_matter.data.row_checks import select_rows
+from frames_matter.data.ytdlp import downloader_for
 
 
 class SkippingTiming(Timing):

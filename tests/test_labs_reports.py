@@ -12,7 +12,7 @@ from frames_matter.labs import audit, cross_validation, frames, ladder, losses
 from frames_matter.labs.laboratory import Laboratory
 from frames_matter.labs.registry import LABORATORIES
 from frames_matter.report.reader import Layout, published
-from frames_matter.report.writing import Figure, Table
+from frames_matter.report.writers import Figure, Table
 
 PLAIN = dict(profile="mini", architecture="viclip", loss="infonce", sampling="uniform", protocol="sound", seed=0)
 
@@ -76,7 +76,7 @@ def audit_records():
                 found.append(one("fusion", "dropout", protocol, switches, seed=seed, loss=base * (1 + seed)))
             for architecture in ("viclip", "fusion"):
                 blind = architecture == "fusion" and protocol == "published"
-                for canary in audit.CANARIES:
+                for canary in audit.CANARY_TITLES:
                     found.append(
                         one(architecture, "uniform", protocol, canary=canary, seed=seed, loss=0.005 if blind else 1.7)
                     )

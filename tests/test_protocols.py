@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from frames_matter.study.splits import deal_by_clip
 from scipy.stats import binom
 
 from frames_matter.labs.audit import SWITCHES
@@ -29,6 +28,7 @@ from frames_matter.model.training import (
 )
 from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
 from frames_matter.study.spec import RunSpec, protocol_of
+from frames_matter.study.splits import deal_by_clip
 
 CONFIG = ViCLIPConfig(
     image_size=32,

@@ -39,7 +39,7 @@ from frames_matter.report.tables import (
     table_sampling,
     table_zero_shot,
 )
-from frames_matter.report.writing import Figure, Table, markdown
+from frames_matter.report.writers import Figure, Table, markdown
 from frames_matter.video.sampling import SAMPLERS, Strategy
 
 STUDIED = ("uniform", "mean", "keyframes", "weighted", "dropout")

@@ -24,7 +24,7 @@ from .dataset import split_by_source
 from .engine import engine_ready, run_jobs
 from .failures import CircuitBreaker, CircuitOpen
 from .fetch import Fetched
-from .jobs import Job, make_clips
+from .fetch_and_cut import Job, make_clips
 from .json_lines import PIECE
 from .ledger import Ledger, is_whole, read_facts
 from .manifest import portable_address, read_manifest

@@ -17,7 +17,7 @@ from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg, same_everywhere
 from ..base.files import atomic_path, file_sha256
 from .failures import disk_full
-from .rows import Rejected
+from .row_checks import Rejected
 from ..video.frames import clip_facts
 
 # %% ../../nbs/data/cut.ipynb #9c03f577

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ..base.errors import UserError, choose
 from ..base.profiles import Profile
 from .manifest import load_manifest, manifest_hash
+from .row_table import import_polars
 
 # %% ../../nbs/data/export.ipynb #7d744712
 SPLIT_NAMES = {"train": "train", "alignment": "validation", "test": "test", "pool": "pool"}  # ours -> others'
@@ -127,7 +128,10 @@ WHOLE_NUMBERS = ("frames", "width", "height")
 
 def _write_folder(rows, folder, shard_mb, bar):
     "A folder a split, the pool's clips among those of the test split; tars' size is of no concern here."
-    pl = _import_polars()
+    pl = import_polars(
+        "The metadata of this format is parquet, which needs polars; run `pip install 'frames_matter[scale]'`, "
+        "or export to webdataset."
+    )
     types = dict.fromkeys(EXPORTED_COLUMNS, pl.String)
     types |= dict.fromkeys(FLOATS, pl.Float64) | dict.fromkeys(WHOLE_NUMBERS, pl.Int64)
     for place, part in rows.groupby(rows.place.replace("pool", "test"), sort=False):
@@ -139,17 +143,6 @@ def _write_folder(rows, folder, shard_mb, bar):
         table = pl.DataFrame([_metadata(row) for row in records], schema=types)
         names = pl.Series("file_name", [f"{clip_id}.mp4" for clip_id in part.clip_id])
         table.insert_column(0, names).write_parquet(folder / place / "metadata.parquet")
-
-
-def _import_polars():
-    try:
-        import polars
-    except ModuleNotFoundError as e:
-        raise UserError(
-            "The metadata of this format is parquet, which needs polars; run `pip install 'frames_matter[scale]'`, "
-            "or export to webdataset."
-        ) from e
-    return polars
 
 # %% ../../nbs/data/export.ipynb #c185e3d0
 EXPORT_FORMATS = {"webdataset": _write_tars, "datasets": _write_folder}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..base.errors import UserError
-from .rows import Rejected
+from .row_checks import Rejected
 
 # %% ../../nbs/data/failures.ipynb #5e1c0a06
 class FailureKind(NamedTuple):

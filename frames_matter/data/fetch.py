@@ -197,7 +197,7 @@ def _put_in_place(found, folder, name, attempts, seconds):
 # %% ../../nbs/data/fetch.ipynb #1510dc0a
 def _ask_once(wanted):
     "One attempt: a `Section`, or the path of the whole."
-    from frames_matter.data.downloader import downloader_for, failure_of  # which imports yt-dlp
+    from frames_matter.data.ytdlp import downloader_for, failure_of  # which imports yt-dlp
 
     downloader = downloader_for(wanted.address, wanted.work, wanted.manners, wanted.height, wanted.audio)
     try:

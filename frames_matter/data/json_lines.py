@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..base.errors import UserError
-from .rows import TABLE_COLUMNS
+from .row_checks import TABLE_COLUMNS
 
 # %% ../../nbs/data/json_lines.ipynb #46dff2c2
 PIECE = 1000  # rows in memory at a time

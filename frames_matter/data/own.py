@@ -34,7 +34,7 @@ from frames_matter.data.own_clip import (
 from .own_folder import clips_of_folder, files_below
 from .own_table import clips_of_table
 from .own_tars import clips_of_tars, unpack_sample
-from .rows import Rejected, clip_name, parse_timestamp
+from .row_checks import Rejected, clip_name, parse_timestamp
 from ..video.frames import clip_facts
 
 # %% ../../nbs/data/own.ipynb #d3bd4617

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..base.errors import UserError
 from .own_clip import LARGEST_CAPTION, VIDEO_SUFFIXES, GivenClip, path_below
-from .rows import Rejected
+from .row_checks import Rejected
 
 # %% ../../nbs/data/own_folder.ipynb #67393ff6
 def read_sidecars(files: dict[str, bytes], name: str) -> dict:

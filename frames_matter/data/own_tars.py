@@ -24,7 +24,7 @@ from frames_matter.data.own_clip import (
     text_sha256,
 )
 from .own_folder import read_sidecars
-from .rows import Rejected
+from .row_checks import Rejected
 
 # %% ../../nbs/data/own_tars.ipynb #d0cf0b2b
 def key_and_kind(name: str) -> tuple[str, str] | None:

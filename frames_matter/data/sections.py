@@ -23,7 +23,7 @@ from ..base.ffmpeg import find_ffmpeg
 from . import loopback
 
 if TYPE_CHECKING:
-    from frames_matter.data.downloader import Downloader
+    from frames_matter.data.ytdlp import Downloader
 
 # %% ../../nbs/data/sections.ipynb #5e1c0a29
 LONG_SECONDS, LARGE_BYTES = 120.0, 8_000_000  # what has less of either is fetched whole

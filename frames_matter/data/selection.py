@@ -22,8 +22,8 @@ from ..base.errors import UserError, choose
 from ..base.files import atomic_write, file_sha256
 from ..base.profiles import Profile, manifest_dir
 from .candidates import KEY_VERSION, RULES, choose_candidates
-from .rows import TABLE_COLUMNS
-from .table_files import Table, find_on_disk, find_table
+from .row_checks import TABLE_COLUMNS
+from .row_table import RowTable, find_on_disk, find_table
 
 # %% ../../nbs/data/selection.ipynb #9d02e8a0
 def write_selection(profile: Profile, source: str = "") -> dict:
@@ -61,7 +61,7 @@ def write_selection(profile: Profile, source: str = "") -> dict:
     return record
 
 # %% ../../nbs/data/selection.ipynb #ad8f9704
-def _selection_record(profile, source, table: Table, n_candidates, reasons):
+def _selection_record(profile, source, table: RowTable, n_candidates, reasons):
     "How candidates came about."
     seen = sum(reasons.values())
     read_to_its_end = profile.rule == "hash" or n_candidates < profile.candidates

@@ -159,7 +159,7 @@ class TableSource(Source):
         return json_lines(project_root() / self.table(profile), piece)
 
     def rows(self, profile, piece):
-        from frames_matter.data.rows import select_rows
+        from frames_matter.data.row_checks import select_rows
 
         return (select_rows(rows, profile) for rows in self.read(profile, piece))
 
@@ -167,7 +167,7 @@ class TableSource(Source):
         import pandas as pd
 
         from frames_matter.data.json_lines import PIECE
-        from frames_matter.data.rows import select_rows
+        from frames_matter.data.row_checks import select_rows
         from frames_matter.data.selection import selection_of
 
         if self.is_chosen(profile):

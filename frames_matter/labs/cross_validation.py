@@ -25,7 +25,7 @@ from ..metrics.stats import comparisons
 from ..report.reader import Layout
 from ..report.style import COLOURS, log_axis, styled, subplots
 from ..report.tables import COMPARED, show_comparisons, source_videos
-from ..report.writing import Figure, Table, enumeration, numbers
+from ..report.writers import Figure, Table, enumeration, numbers
 
 # %% ../../nbs/labs/cross_validation.ipynb #18c9b690
 FOLD = 5  # clips held out at a time, the study's number

@@ -9,7 +9,6 @@ __all__ = ['DRAWS', 'STUDY_SPLITS', 'deal_folds', 'loss_of_samples', 'study_vide
 # %% ../../nbs/labs/cross_validation_runs.ipynb #23637592
 import numpy as np
 import torch
-from ..study.splits import pairs_of, rows_of
 from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ..model.protocols import SOUND
 from ..model.training import Pairs, encode_clips, fit, pairwise_similarity
 from ..study.measure import Outcome, Run, model_and_head, training_of
 from ..study.spec import RunSpec
+from ..study.splits import pairs_of, rows_of
 
 # %% ../../nbs/labs/cross_validation_runs.ipynb #5af9600f
 def deal_folds(videos: np.ndarray, seed: int = 0) -> list[np.ndarray]:

@@ -22,7 +22,7 @@ from ..metrics.stats import compare, comparisons
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import COMPARED, hits, show_comparisons, source_videos
-from ..report.writing import Figure, Table, enumeration
+from ..report.writers import Figure, Table, enumeration
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/labs/frames.ipynb #e8585593

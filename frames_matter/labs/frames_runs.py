@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import torch
-from ..study.splits import FinalClips
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -26,6 +25,7 @@ from ..model.training import encode_clips
 from ..model.weights import load_viclip
 from ..study.measure import Outcome, Run, accuracy_by_kind, pair_cosines, retrieval_measures
 from ..study.spec import RunSpec
+from ..study.splits import FinalClips
 from ..video.frames import read_frames
 from ..video.sampling import Strategy, take_frames
 from ..world.rendering import render

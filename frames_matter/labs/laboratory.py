@@ -17,7 +17,7 @@ from ..base.profiles import Profile, as_profile
 from ..base.registry import resolve
 from ..data.sources import SOURCES
 from ..report.reader import Layout, load_records
-from ..report.writing import Figure, Table, write_figure, write_table
+from ..report.writers import Figure, Table, write_figure, write_table
 
 # %% ../../nbs/labs/laboratory.ipynb #ead5e971
 @dataclass(frozen=True, kw_only=True)

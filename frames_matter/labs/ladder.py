@@ -5,7 +5,7 @@ against doing nothing."""
 
 # %% auto #0
 __all__ = ['RUNGS', 'WISE', 'TITLES', 'SIZES', 'BATCH', 'MOST_EPOCHS', 'MOST_STEPS', 'CANDIDATE', 'VERDICTS', 'LADDER', 'Rung',
-           'shares', 'ladder_epochs', 'ladder_cells', 'in_order', 'clips_of', 'candidates', 'chosen', 'table_ladder',
+           'shares', 'ladder_epochs', 'ladder_cells', 'sorted_runs', 'clips_of', 'candidates', 'chosen', 'table_ladder',
            'show_ladder', 'table_rates', 'table_calibration', 'table_cost', 'show_numbers', 'plot_ladder',
            'ladder_answer', 'ladder_notes', 'ladder_tables', 'ladder_figures']
 
@@ -25,7 +25,7 @@ from ..metrics.stats import compare, comparisons
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import COMPARED, hits, source_videos
-from ..report.writing import Figure, Table, intervals, numbers
+from ..report.writers import Figure, Table, intervals, numbers
 
 # %% ../../nbs/labs/ladder.ipynb #a91ffd8c
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ CANDIDATE = ("method", "n_train", "seed", "learning_rate")  # what one run of th
 _LAYOUT = Layout(phases=("ladder",), cell=CANDIDATE, follows=("epochs",), plain={"n_train": 0})
 
 
-def in_order(runs: pd.DataFrame) -> pd.DataFrame:
+def sorted_runs(runs: pd.DataFrame) -> pd.DataFrame:
     "The runs in the order of what they are, numbers as numbers."
     return runs.sort_values(list(CANDIDATE), ignore_index=True)
 
@@ -152,7 +152,7 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         A row for each rung, number of clips and seed, with the oracle's R@1: that of the best choice on the pool.
     """
-    found = in_order(candidates(runs))
+    found = sorted_runs(candidates(runs))
     choices = found.groupby(["method", "n_train", "seed"])
     picks = found.loc[choices.alignment_loss.idxmin()]
     return picks.assign(oracle=choices.best.max().to_numpy()).reset_index(drop=True)
@@ -439,7 +439,7 @@ LADDER = Laboratory(
     cells=ladder_cells,
     procedure="frames_matter.labs.ladder_runs:train_rung",
     layout=_LAYOUT,
-    prepare=in_order,
+    prepare=sorted_runs,
     answer=ladder_answer,
     tables=ladder_tables,
     figures=ladder_figures,

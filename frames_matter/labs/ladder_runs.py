@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ..study.splits import pairs_of, rows_of
 from torch import Tensor, nn
 
 from ..base.errors import UserError
@@ -39,6 +38,7 @@ from ..model.viclip import ViCLIP
 from ..model.weights import load_viclip
 from ..study.measure import Outcome, Run, training_of
 from ..study.spec import RunSpec
+from ..study.splits import pairs_of, rows_of
 
 # %% ../../nbs/labs/ladder_runs.ipynb #9b423f0e
 @dataclass(frozen=True)

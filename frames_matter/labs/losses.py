@@ -24,7 +24,7 @@ from ..model.catalogue import LOSSES
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import hits, source_videos
-from ..report.writing import Figure, Table, enumeration
+from ..report.writers import Figure, Table, enumeration
 
 # %% ../../nbs/labs/losses.ipynb #30b9b5ef
 METHODS = {"heads": "linear heads, temperature tuned", "full": "fine-tuned tower"}  # what is trained, in words

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from ..study.splits import final_split, pairs_of, rows_of, truth_of
 from torch import Tensor, nn
 
 from ..base.errors import UserError, choose
@@ -47,6 +46,7 @@ from ..model.viclip import ViCLIP
 from ..model.weights import load_viclip
 from ..study.measure import Outcome, Run, relevance_of, retrieval_measures
 from ..study.spec import RunSpec
+from ..study.splits import final_split, pairs_of, rows_of, truth_of
 
 # %% ../../nbs/labs/losses_runs.ipynb #fc56bd83
 class Heads(nn.Module):

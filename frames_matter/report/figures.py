@@ -38,7 +38,7 @@ from frames_matter.report.tables import (
     runs_with,
     title_of,
 )
-from .writing import Figure
+from .writers import Figure
 from ..video.sampling import SAMPLERS, clip_indices, take_frames
 
 # %% ../../nbs/report/figures.ipynb #8c319a09

@@ -27,7 +27,7 @@ from frames_matter.report.tables import (
     study_tables,
     table_comparisons,
 )
-from .writing import Figure, Table, enumeration, write_figure, write_table
+from .writers import Figure, Table, enumeration, write_figure, write_table
 
 # %% ../../nbs/report/readme.ipynb #1af3e3da
 UNDECIDED = "cannot be told"  # the verdict of `comparisons` that decides nothing

@@ -20,7 +20,7 @@ from ..base.errors import UserError
 from ..base.profiles import Profile, manifest_dir
 from ..data.sources import source_of
 from .style import COLOURS, styled, subplots
-from .writing import Figure, Table, write_figure, write_table
+from .writers import Figure, Table, write_figure, write_table
 
 # %% ../../nbs/report/survivors.ipynb #49e05d48
 MEASURES = {"duration": "duration (s)", "aesthetic_score": "aesthetic score", "words": "caption (words)"}

@@ -23,7 +23,7 @@ from ..base.registry import Registry
 from ..metrics.stats import comparisons, mean_with_interval
 from ..model.catalogue import HEADS, LOSSES
 from .reader import STUDY, as_runs, other_setups, published
-from .writing import Table, intervals, numbers
+from .writers import Table, intervals, numbers
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/report/tables.ipynb #7ab00002

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from .splits import FinalSplit, pairs_of, rows_of, truth_of
 from torch import nn
 
 from ..base.errors import UserError
@@ -37,6 +36,7 @@ from frames_matter.model.training import (
 )
 from ..model.weights import load_viclip
 from .spec import RunSpec, protocol_of
+from .splits import FinalSplit, pairs_of, rows_of, truth_of
 from ..world.truth import relevance
 
 # %% ../../nbs/study/measure.ipynb #a7e10c05
