@@ -571,7 +571,8 @@ def manifest(home):
         )
         folder = home.folder / "data_manifest" / name
         folder.mkdir(parents=True)
-        pd.DataFrame(columns | dict(caption=["a b c"] * 5)).to_csv(folder / "clips.csv", index=False)
+        names = dict(clip_id=list("abcde"), youtube_id=list("vvwwx"), split=["train", "test", "", "", ""])
+        pd.DataFrame(names | columns | dict(caption=["a b c"] * 5)).to_csv(folder / "clips.csv", index=False)
         return get_profile(name)
 
     return write

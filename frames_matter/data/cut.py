@@ -15,8 +15,7 @@ import ffmpeg
 
 from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg, same_everywhere
-from ..base.files import atomic_path, file_sha256
-from .failures import disk_full
+from ..base.files import atomic_path, disk_full, file_sha256
 from .row_checks import Rejected
 from ..video.frames import clip_facts
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..base.errors import UserError
-from ..base.files import file_sha256
-from .failures import Failed, check_container, disk_full
+from ..base.files import disk_full, file_sha256
+from .failures import Failed, check_container
 from .politeness import Hosts, Manners, Timing, backoff_waits, host_of, hosts_of
 from .sections import Section, fetch_section
 

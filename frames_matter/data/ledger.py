@@ -23,8 +23,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from ..base.errors import UserError
-from ..base.files import file_sha256, spec_hash
-from .failures import disk_full
+from ..base.files import disk_full, file_sha256, spec_hash
 
 # %% ../../nbs/data/ledger.ipynb #81af9278
 STATES = ("selected", "fetched", "cut", "checked", "rejected")

@@ -15,7 +15,6 @@ from ..base.errors import UserError
 from ..base.files import file_sha256, project_root, spec_hash
 from ..base.profiles import Profile, data_dir, manifest_dir
 from .ledger import read_states
-from ..video.frames import check_decodes
 
 # %% ../../nbs/data/manifest.ipynb #40355175
 NEEDED = ("clip_id", "youtube_id", "caption", "split", "status")  # columns without which a table is no manifest
@@ -39,7 +38,7 @@ def load_manifest(profile_or_path: Profile | str | Path) -> pd.DataFrame:
     UserError
         If there is no manifest, or it cannot be read as one.
     """
-    is_profile = hasattr(profile_or_path, "n_clips")
+    is_profile = isinstance(profile_or_path, Profile)
     manifest = read_manifest(manifest_dir(profile_or_path) / "clips.csv" if is_profile else Path(profile_or_path))
     kept = manifest[manifest.status == "kept"].reset_index(drop=True)
     counts = [name for name in ("bytes", "frames", "width", "height") if name in kept and kept[name].notna().all()]
@@ -69,7 +68,8 @@ def read_manifest(table: Path) -> pd.DataFrame:
         raise UserError(f"{table} cannot be read as a manifest ({str(e).splitlines()[0]}); {again}.") from e
     if missing := [c for c in NEEDED if c not in manifest]:
         raise UserError(f"{table} has no column {', '.join(missing)}; {again}.")
-    clips = table.resolve().parents[2] / "data" / table.resolve().parent.name / "clips"
+    folder = table.resolve().parent
+    clips = folder.parent.parent / "data" / folder.name / "clips"
     states = zip(manifest.clip_id, manifest.status, strict=True)
     return manifest.assign(path=[str(clips / f"{i}.mp4") if status == "kept" else None for i, status in states])
 
@@ -138,6 +138,8 @@ def _unnamed_files(folder, names):
 
 def _file_differences(row):
     "In what a clip's file differs from its row."
+    from frames_matter.video.frames import check_decodes  # which imports torch; to read a manifest needs none
+
     if not Path(row.path).is_file():
         return ["the file is not there"]
     changed = ["the file is not the one in the manifest"] if file_sha256(row.path) != row.sha256 else []

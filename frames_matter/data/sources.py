@@ -168,10 +168,7 @@ class TableSource(Source):
 
         from frames_matter.data.json_lines import PIECE
         from frames_matter.data.row_checks import select_rows
-        from frames_matter.data.selection import selection_of
 
-        if self.is_chosen(profile):
-            selection_of(profile, self.table(profile))
         return select_rows(pd.concat(self.read(profile, PIECE), ignore_index=True), profile)
 
 

@@ -27,7 +27,8 @@ from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, YoutubeDLErro
 
 from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg
-from .failures import Failed, disk_full
+from ..base.files import disk_full
+from .failures import Failed
 from .politeness import Manners, host_of, retry_after
 
 # %% ../../nbs/data/ytdlp.ipynb #5e1c0a09

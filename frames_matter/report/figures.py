@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from ..base.errors import UserError
 from ..base.files import atomic_path
 from ..base.profiles import Profile, as_profile, data_dir, manifest_dir, results_dir
+from ..data.manifest import read_manifest
 from ..data.sources import source_of
 from ..model.catalogue import HEADS, LOSSES
 from .reader import as_runs, published
@@ -443,7 +444,7 @@ def _telling_clip(profile: Profile) -> tuple[Path, str, Evidence] | None:
     from frames_matter.world.truth import load_truth
 
     try:
-        rows, truth = pd.read_csv(manifest), load_truth(profile)
+        rows, truth = read_manifest(manifest), load_truth(profile)
     except UserError:
         return None  # a fresh clone has the manifest without the world
     for row in rows[(rows.status == "kept") & rows.split.isin(["pool", "test"])].itertuples():

@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from ..base.errors import UserError
 from ..base.profiles import Profile, manifest_dir
+from ..data.manifest import read_manifest
 from ..data.sources import source_of
 from .style import COLOURS, styled, subplots
 from .writers import Figure, Table, write_figure, write_table
@@ -42,12 +42,9 @@ def read_tried(source: Profile | str | Path) -> pd.DataFrame:
     Raises
     ------
     UserError
-        If there is no manifest.
+        If there is no manifest, or it cannot be read as one.
     """
-    path = manifest_dir(source) / "clips.csv" if isinstance(source, Profile) else Path(source)
-    if not path.is_file():
-        raise UserError(f"No manifest at {path}; build it with `frames-matter dataset build`.")
-    rows = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict(caption=str, reason=str))
+    rows = read_manifest(manifest_dir(source) / "clips.csv" if isinstance(source, Profile) else Path(source))
     columns = dict(
         kept=rows.status == "kept",
         duration=(rows.end - rows.start).round(3),
@@ -190,9 +187,8 @@ def plot_survivors(tried: Profile | str | Path | pd.DataFrame) -> MatplotlibFigu
     return fig
 
 # %% ../../nbs/report/survivors.ipynb #c4cc17e1
-def survivors_table(profile: Profile) -> Table:
-    "The table of a profile's data, with why rows were not kept."
-    tried = read_tried(profile)
+def survivors_table(profile: Profile, tried: pd.DataFrame) -> Table:
+    "The table of a profile's data, with why rows were not kept; `tried` is what `read_tried` gave."
     numbers = table_survivors(tried)
     reasons = ", ".join(f"{why} {n}" for why, n in outcomes(tried).items() if why != "kept")
     notes = (
@@ -217,6 +213,7 @@ def write_survivors(profile: Profile) -> list[Path]:
     list of Path
         Of the CSV, the Markdown and the PNG.
     """
-    table = survivors_table(profile)
-    figure = Figure(table.name, table.title, lambda: plot_survivors(profile), in_readme=False)
+    tried = read_tried(profile)
+    table = survivors_table(profile, tried)
+    figure = Figure(table.name, table.title, lambda: plot_survivors(tried), in_readme=False)
     return [*write_table(profile, table, source_of(profile).notice), write_figure(profile, figure)]
