@@ -123,6 +123,19 @@ def test_frames_that_were_not_preprocessed_are_told(nano):
         nano.model.encode_video(torch.zeros(1, 8, 3, 64, 64, dtype=torch.uint8))
     with pytest.raises(UserError, match=r"one clip's frames, \(T, H, W, 3\) RGB"):
         preprocess(np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(UserError, match="a tensor of shape .*make them with preprocess"):
+        nano.model.encode_video(["clip.mp4"])
+
+
+@pytest.mark.parametrize("as_given", [np.asarray, torch.as_tensor])
+def test_values_from_0_to_1_are_told_and_those_to_255_are_taken(as_given):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    wanted = preprocess(frames, 8)
+    for dtype in (np.float32, np.float64, np.float16):
+        with pytest.raises(UserError, match="from 0 to 255, not from 0 to 1"):
+            preprocess(as_given((frames / 255).astype(dtype)), 8)
+        assert torch.equal(preprocess(as_given(frames.astype(dtype)), 8), wanted)
+    assert torch.equal(preprocess(as_given(np.zeros((2, 8, 8, 3))), 8), preprocess(np.zeros((2, 8, 8, 3), np.uint8), 8))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +146,8 @@ def test_frames_that_were_not_preprocessed_are_told(nano):
         (torch.zeros(1, 77, dtype=torch.long), "up to 32 tokens a caption, not 77; give tokenize context_length=32"),
         (torch.zeros(32, dtype=torch.long), r"make them with tokenize\(captions\)"),
         (torch.zeros(1, 32), r"make them with tokenize\(captions\)"),
+        (["a red star"], r"make them with tokenize\(captions\)"),
+        ("a red star", r"make them with tokenize\(captions\)"),
     ],
 )
 def test_tokens_that_do_not_fit_are_a_sentence(nano, tokens, said):

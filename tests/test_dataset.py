@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -124,6 +125,7 @@ def test_faults(home, site):
     assert all(tried[i] == (FAULTS[fault_of(i)].attempts or manners.attempts) for i in names)
     assert left_over(P) == [] and verify(P) == []
     assert sorted(p.stem for p in (data_dir(P) / "clips").iterdir()) == sorted(load_manifest(P).clip_id)
+    assert load_manifest(P.name).equals(load_manifest(P))
     site.asked.clear()
     assert build_dataset(P, progress=False, tools=tools).equals(manifest) and site.asked == []
     forget(P)
@@ -771,3 +773,12 @@ def test_training_items(home, site):
     for bad in (dict(split="validation"), dict(split="train", strategy="last")):
         with pytest.raises(UserError, match="valid:"):
             VideoCaptionDataset(data, **bad)
+
+
+def test_a_manifest_right_below_the_root_is_read():
+    with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8") as file:
+        file.write("clip_id,youtube_id,caption,split,status\na,v,NA,train,kept\nb,v,,,rejected\n")
+        file.flush()
+        manifest = load_manifest(file.name)
+    assert list(manifest.clip_id) == ["a"] and list(manifest.caption) == ["NA"]
+    assert Path(manifest.path[0]).parts[-2:] == ("clips", "a.mp4")

@@ -127,7 +127,7 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
     Parameters
     ----------
     manifest : pd.DataFrame, str, Path or Profile
-        A table of `load_manifest` or `build_dataset`, a manifest's path, or a profile.
+        A table of `load_manifest` or `build_dataset`, a manifest's path, or a profile or its name.
     split : str
         train, alignment, test or pool.
     strategy : str or Strategy

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..base.errors import UserError
 from ..base.files import file_sha256, project_root, spec_hash
-from ..base.profiles import Profile, data_dir, manifest_dir
+from ..base.profiles import Profile, as_profile, data_dir, manifest_dir
 from .ledger import read_states
 
 # %% ../../nbs/data/manifest.ipynb #40355175
@@ -26,7 +26,7 @@ def load_manifest(profile_or_path: Profile | str | Path) -> pd.DataFrame:
     Parameters
     ----------
     profile_or_path : Profile, str or Path
-        A profile, or the path of a clips.csv.
+        A profile or its name, or the path of a clips.csv; a single word without a dot is a name.
 
     Returns
     -------
@@ -38,6 +38,8 @@ def load_manifest(profile_or_path: Profile | str | Path) -> pd.DataFrame:
     UserError
         If there is no manifest, or it cannot be read as one.
     """
+    if isinstance(profile_or_path, str) and Path(profile_or_path).parts == (Path(profile_or_path).stem,):
+        profile_or_path = as_profile(profile_or_path)
     is_profile = isinstance(profile_or_path, Profile)
     manifest = read_manifest(manifest_dir(profile_or_path) / "clips.csv" if is_profile else Path(profile_or_path))
     kept = manifest[manifest.status == "kept"].reset_index(drop=True)

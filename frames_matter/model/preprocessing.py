@@ -38,12 +38,16 @@ def preprocess(frames: np.ndarray | torch.Tensor, image_size: int = 224) -> torc
     Raises
     ------
     UserError
-        If the frames are no RGB pictures.
+        If the frames are no RGB pictures, or their values go from 0 to 1.
     """
     x = torch.as_tensor(frames)
     if x.ndim != 4 or x.shape[-1] != 3:
         raise UserError(
             f"preprocess takes one clip's frames, (T, H, W, 3) RGB, not {tuple(x.shape)}; take them from read_clip."
+        )
+    if x.is_floating_point() and 0 < x.amax() <= 1:
+        raise UserError(
+            "preprocess takes frames with values from 0 to 255, not from 0 to 1; give it those of read_clip."
         )
     x = x.permute(0, 3, 1, 2).float()  # (T, 3, H, W)
     if x.shape[-2:] != (image_size, image_size):

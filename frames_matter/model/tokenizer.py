@@ -66,7 +66,7 @@ class ClipTokenizer:
     def __call__(self, texts: Iterable[str], context_length: int = 32) -> torch.Tensor:
         "(B, L) int64 ids of B captions: start, text, end, zeros; a caption that is too long loses its end's words."
         if isinstance(texts, str):
-            raise UserError("clip_tokenizer's tokenize takes a list of captions, not one string; write [caption].")
+            raise UserError("Captions are a list, not one string; write [caption].")
         if context_length < 2:
             raise UserError(f"context_length must be at least 2, for the start and the end, not {context_length}.")
         texts = list(texts)

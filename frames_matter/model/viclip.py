@@ -222,6 +222,8 @@ class TextTower(nn.Module):
 # %% ../../nbs/model/viclip.ipynb #71c10006
 def _assert_video(video: torch.Tensor, config: ViCLIPConfig):
     "Clips that this model can encode, or a `UserError` that says what to do."
+    if not isinstance(video, torch.Tensor):
+        raise UserError("encode_video takes clips, a tensor of shape (B, T, 3, H, W); make them with preprocess.")
     size, shape = config.image_size, tuple(video.shape)
     if len(shape) == 4:
         raise UserError(f"A video of shape {shape} has no batch dimension; for one clip write video[None].")
@@ -240,6 +242,8 @@ def _assert_video(video: torch.Tensor, config: ViCLIPConfig):
 
 def _assert_tokens(tokens: torch.Tensor, config: ViCLIPConfig):
     "Tokens that this model knows, or a `UserError` that says what to do."
+    if not isinstance(tokens, torch.Tensor):
+        raise UserError("encode_text takes token ids, a tensor of shape (B, L); make them with tokenize(captions).")
     shape, longest = tuple(tokens.shape), config.context_length
     if tokens.is_floating_point() or len(shape) != 2:
         raise UserError(
