@@ -308,6 +308,12 @@ def test_what_workers_cannot_have(specs):
     assert defined_here(specs[0], lambda spec, run: None).startswith("The procedure, which is defined in this session")
 
 
+def test_pairs_at_positions(specs):
+    pairs = pairs_of(specs[0], "train")
+    some = pairs.at([2, 0])
+    assert torch.equal(some.frames(), pairs.frames()[[2, 0]]) and torch.equal(some.text, pairs.text[[2, 0]])
+
+
 # --- the gate to the final split ---
 
 

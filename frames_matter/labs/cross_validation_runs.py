@@ -19,8 +19,8 @@ from ..metrics.retrieval import ranks
 from ..model.compute import Clock
 from ..model.losses import infonce_from_similarity
 from ..model.protocols import SOUND
-from ..model.training import Pairs, encode_clips, fit, pairwise_similarity
-from ..study.measure import Outcome, Run, model_and_head, training_of
+from ..model.training import Pairs, fit
+from ..study.measure import Outcome, Run, model_and_head, score_pairs, training_of
 from ..study.spec import RunSpec
 from ..study.splits import pairs_of, rows_of
 
@@ -87,11 +87,6 @@ def study_pairs(spec: RunSpec, run: Run) -> Pairs:
     return Pairs(torch.cat([p.frames() for p in parts]), torch.cat([p.text for p in parts]))
 
 
-def _some(pairs: Pairs, at: np.ndarray) -> Pairs:
-    positions = torch.as_tensor(at)
-    return Pairs(pairs.frames()[positions], pairs.text[positions.to(pairs.text.device)])
-
-
 def _trained(
     spec: RunSpec, pairs: Pairs, held: np.ndarray, fold: int, clock: Clock
 ) -> tuple[nn.Module, nn.Module | None]:
@@ -102,18 +97,8 @@ def _trained(
     rest = np.setdiff1d(np.arange(len(pairs.text)), held)
     how = training_of(spec)
     torch.manual_seed(stable_seed("training", spec.seed, fold))
-    fit(model, head, _some(pairs, rest), _some(pairs, held), how, SOUND, clock=clock)
+    fit(model, head, pairs.at(rest), pairs.at(held), how, SOUND, clock=clock)
     return model, head
-
-
-@torch.no_grad()
-def _similarity(
-    model: nn.Module, head: nn.Module | None, pairs: Pairs, precision: str
-) -> Tensor:  # (N captions, N clips)
-    if head is not None:
-        head.eval()
-    video = encode_clips(model, pairs.frames(), batch_size=8, precision=precision)
-    return pairwise_similarity(head, video, pairs.text).cpu()
 
 # %% ../../nbs/labs/cross_validation_runs.ipynb #c733123a
 def cross_validate(spec: RunSpec, run: Run) -> Outcome:
@@ -140,7 +125,7 @@ def cross_validate(spec: RunSpec, run: Run) -> Outcome:
         if fold == 0 or spec.epochs:
             model, head = _trained(spec, pairs, held, fold, run.clock)
             on_pool += _on_pool(spec, model, head, run)
-        similarity = _similarity(model, head, _some(pairs, held), spec.precision)
+        _, similarity = score_pairs(model, head, pairs.at(held), spec.precision)
         held_ranks.append(ranks(similarity.numpy(), range(len(held))))
         losses.append(infonce_from_similarity(similarity, temperature=spec.temperature).item())
     metrics = _metrics(folds, held_ranks, study_videos(spec)) | {
@@ -170,6 +155,6 @@ def _on_pool(spec: RunSpec, model: nn.Module, head: nn.Module | None, run: Run) 
     "Ranks on the pool, and the loss of samples of it; empty where there is no pool."
     if run.final.name != "pool" or run.final.n_clips < FOLD:
         return []
-    similarity = _similarity(model, head, run.final.pairs(), spec.precision)
+    _, similarity = score_pairs(model, head, run.final.pairs(), spec.precision)
     found = ranks(similarity.numpy(), range(len(similarity))).tolist()
     return [(found, loss_of_samples(similarity, spec.temperature))]

@@ -33,12 +33,12 @@ from frames_matter.model.adaptation import (
 )
 from ..model.protocols import SOUND
 from ..model.tokenizer import tokenizer_for
-from ..model.training import Pairs, Training, encode_clips, loss_of, trainable_parameters
+from ..model.training import Pairs, Training, loss_of, trainable_parameters
 from ..model.viclip import ViCLIP
 from ..model.weights import load_viclip
 from ..study.measure import Outcome, Run, training_of
 from ..study.spec import RunSpec
-from ..study.splits import pairs_of, rows_of
+from ..study.splits import frozen_features, pairs_of, rows_of
 
 # %% ../../nbs/labs/ladder_runs.ipynb #9b423f0e
 @dataclass(frozen=True)
@@ -123,13 +123,6 @@ def _same_features(spec: RunSpec) -> RunSpec:
 
 
 @functools.lru_cache(maxsize=4)
-def _frozen_video(spec: RunSpec, frames: Tensor) -> Tensor:  # (N, T, C, H, W) -> (N, D)
-    "Features of the model as it comes; known by the very frames, so that who has none of a split gets none of it."
-    model = load_viclip(spec.weights, device=spec.device)
-    return encode_clips(model, frames, batch_size=16, precision=spec.precision)
-
-
-@functools.lru_cache(maxsize=4)
 def _tokens(spec: RunSpec, captions: tuple[str, ...]) -> Tensor:  # (N, L)
     length = load_viclip(spec.weights).config.context_length
     return tokenizer_for(spec.resolved_profile())(list(captions), context_length=length).to(spec.device)
@@ -139,7 +132,7 @@ def _encoded(spec: RunSpec, pairs: Pairs, captions: Any) -> Pairs:
     "What the rung's encoders take, of clips and captions."
     encoders, spec = ENCODERS[spec.option("method")], _same_features(spec)
     return Pairs(
-        pairs.frames() if encoders.frames else _frozen_video(spec, pairs.frames()),
+        pairs.frames() if encoders.frames else frozen_features(spec, pairs.frames()),
         _tokens(spec, tuple(captions)) if encoders.tokens else pairs.text,
     )
 
@@ -161,8 +154,7 @@ def _drawn(spec: RunSpec, split: str, wanted: int) -> Pairs:
     pairs = rung_pairs(spec, split)
     if not wanted:
         return pairs
-    chosen = subset(len(pairs.text), wanted, spec.seed, split)
-    return Pairs(pairs.frames()[chosen], pairs.text[chosen.to(pairs.text.device)])
+    return pairs.at(subset(len(pairs.text), wanted, spec.seed, split))
 
 # %% ../../nbs/labs/ladder_runs.ipynb #7ed7b87b
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # share of the fine-tuned weights; 1 is fine-tuning itself

@@ -35,18 +35,16 @@ from ..model.compute import Clock
 from ..model.protocols import SOUND
 from ..model.tokenizer import tokenizer_for
 from frames_matter.model.training import (
-    Pairs,
     assert_moved,
     encode,
-    encode_clips,
     pairwise_similarity,
     trainable_parameters,
 )
 from ..model.viclip import ViCLIP
 from ..model.weights import load_viclip
-from ..study.measure import Outcome, Run, relevance_of, retrieval_measures
+from ..study.measure import Outcome, Run, relevance_of, retrieval_measures, score_pairs
 from ..study.spec import RunSpec
-from ..study.splits import final_split, pairs_of, rows_of, truth_of
+from ..study.splits import encode_captions, final_split, frozen_features, pairs_of, rows_of, truth_of
 
 # %% ../../nbs/labs/losses_runs.ipynb #fc56bd83
 class Heads(nn.Module):
@@ -204,10 +202,7 @@ def _takes(spec: RunSpec) -> tuple[list[dict], np.ndarray, Tensor, Tensor]:
     for (_, replaced), take in zip(pairs, takes, strict=True):
         truth[replaced] = take
     model = load_viclip(spec.weights, device=spec.device)
-    captions = [take["caption"] for take in takes]
-    ids = tokenizer_for(profile)(captions, context_length=model.config.context_length)
-    with torch.no_grad():
-        text = torch.cat([model.encode_text(part.to(spec.device)) for part in ids.split(64)])
+    text = encode_captions(model, tokenizer_for(profile), [take["caption"] for take in takes])
     return truth, pairs, torch.stack([film(take, spec) for take in takes]), text
 
 
@@ -218,21 +213,14 @@ def _with_takes(clips: Tensor, pairs: np.ndarray, takes: Tensor) -> Tensor:
     return clips
 
 
-@functools.lru_cache(maxsize=4)
-def _features(spec: RunSpec, frames: Tensor) -> Tensor:  # (N, T, C, H, W) -> (N, D)
-    "Features of the model as it comes; known by the very frames, so that who has none of a split gets none of it."
-    model = load_viclip(spec.weights, device=spec.device)
-    return encode_clips(model, frames, batch_size=16, precision=spec.precision)
-
-
 @functools.lru_cache(maxsize=1)
 def _frozen(spec: RunSpec) -> tuple[Planted, tuple[Tensor, Tensor]]:
     "Features of the training clips with second takes among them, and of the validation clips and captions."
     truth, pairs, frames, text = _takes(spec)
     train, validation = pairs_of(spec, "train"), pairs_of(spec, "alignment")
-    video = _with_takes(_features(spec, train.frames()), pairs, _features(spec, frames))
+    video = _with_takes(frozen_features(spec, train.frames()), pairs, frozen_features(spec, frames))
     data = planted(video, _with_takes(train.text, pairs, text), truth, pairs)
-    return data, (_features(spec, validation.frames()), validation.text)
+    return data, (frozen_features(spec, validation.frames()), validation.text)
 
 # %% ../../nbs/labs/losses_runs.ipynb #5d5e5f72
 TEMPERATURES = (0.03, 0.07, 0.15, 0.3, 0.6)  # a factor of about two apart; for InfoNCE validation liked neither end
@@ -284,7 +272,7 @@ def _train_heads(spec: RunSpec, run: Run) -> tuple[ViCLIP, Planted, Tensor, dict
     heads, temperature, curves = tune_heads(spec, data, validation, run.clock)
     final = run.final.pairs()
     with torch.no_grad():
-        similarity = heads(_features(_same_data(spec), final.frames()), final.text)
+        similarity = heads(frozen_features(spec, final.frames()), final.text)
     model = load_viclip(spec.weights, device=spec.device)
     return merge_into_projections(model, heads.video, heads.text), data, similarity, curves, temperature
 
@@ -302,12 +290,8 @@ def _fine_tune(spec: RunSpec, run: Run) -> tuple[ViCLIP, Planted, Tensor, dict, 
         return pairwise_similarity(None, encode(model, data.video[batch], 0.0, spec.precision), data.text[batch])
 
     curve = train_planted(similarity_of, parameters, data, spec, spec.temperature, run.clock)
-    similarity = _final_similarity(model, run.final.pairs(), spec.precision)
+    _, similarity = score_pairs(model, None, run.final.pairs(), spec.precision)
     return model, data, similarity, {"train_loss": curve}, spec.temperature
-
-
-def _final_similarity(model: ViCLIP, final: Pairs, precision: str) -> Tensor:
-    return pairwise_similarity(None, encode_clips(model, final.frames(), batch_size=8, precision=precision), final.text)
 
 
 TRAIN = {"heads": _train_heads, "full": _fine_tune}

@@ -8,7 +8,7 @@ __all__ = ['pairwise_similarity', 'Pairs', 'Training', 'encode', 'encode_clips',
            'shuffled_batches', 'train_epoch', 'fit']
 
 # %% ../../nbs/model/training.ipynb #54fe6357
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +72,11 @@ class Pairs:
     def frames(self, epoch: int = 0) -> torch.Tensor:
         "(N, T, C, H, W) of an epoch."
         return self.video(epoch) if callable(self.video) else self.video
+
+    def at(self, positions: Sequence[int] | torch.Tensor) -> "Pairs":
+        "The pairs at these positions, with their frames of the first epoch."
+        positions = torch.as_tensor(positions)
+        return Pairs(self.frames()[positions], self.text[positions.to(self.text.device)])
 
 
 @dataclass(frozen=True)
