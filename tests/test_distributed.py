@@ -258,6 +258,22 @@ def test_run_in_two_processes(spec, tmp_path):
     assert {k: again[k] for k in ("spec", "curves", "metrics")} == {k: record[k] for k in ("spec", "curves", "metrics")}
 
 
+def test_any_run_of_several_processes_keeps_all_in_this_one(spec, monkeypatch):
+    "Also where the first one, as zero-shot in the laboratory of seeds, is of one process."
+    from frames_matter.labs.registry import LABORATORIES
+    from frames_matter.study import runner
+
+    specs = LABORATORIES["seeds"].specs(get_profile("smoke", processes=2, workers=2), progress=False)
+    assert specs[0].processes == 1 and {s.processes for s in specs} == {1, 2}
+    done, checked = [], []
+    monkeypatch.setattr(runner, "finished", lambda profile: {})
+    monkeypatch.setattr(runner, "check_machine", lambda *needs: checked.append(needs))
+    monkeypatch.setattr(runner, "_in_workers", lambda *given: pytest.fail("a worker was started"))
+    monkeypatch.setattr(runner, "_run_once", lambda s, procedure: done.append(s) or {"spec_hash": s.hash})
+    assert [r["spec_hash"] for r in runner.run_all(specs, progress=False)] == [s.hash for s in specs]
+    assert len(done) == len(specs) and checked == [("cpu", "fp32", 1), ("cpu", "fp32", 2)]
+
+
 def test_failure_is_one_line(spec):
     from frames_matter.study.runner import run_all
 

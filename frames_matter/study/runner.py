@@ -380,9 +380,11 @@ def run_all(
     done = finished(profile)
     long_first = sorted(specs, key=lambda s: s.protocol != "sound")  # no worker waits for the last
     todo = list({s.hash: s for s in long_first if s.hash not in done}.values())
-    if todo and launched_processes() == 1:
-        check_machine(todo[0].device, todo[0].precision, todo[0].processes)
-    workers = 1 if specs[0].processes > 1 else min(workers or profile.workers, max(1, len(todo)))
+    if launched_processes() == 1:
+        for needs in sorted({(s.device, s.precision, s.processes) for s in todo}):
+            check_machine(*needs)
+    shared = any(spec.processes > 1 for spec in specs)  # such a run starts its processes from this one
+    workers = 1 if shared else min(workers or profile.workers, max(1, len(todo)))
     with tqdm(total=len(specs), initial=len(specs) - len(todo), desc="runs", disable=None if progress else True) as bar:
         for record in _records_of(todo, procedure, workers):
             done[record["spec_hash"]] = record
