@@ -1526,6 +1526,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'frames_matter/model/losses.py')},
             'frames_matter.model.preprocessing': { 'frames_matter.model.preprocessing.Preset': ( 'model/preprocessing.html#preset',
                                                                                                  'frames_matter/model/preprocessing.py'),
+                                                   'frames_matter.model.preprocessing.Preset.strategy_for': ( 'model/preprocessing.html#preset.strategy_for',
+                                                                                                              'frames_matter/model/preprocessing.py'),
                                                    'frames_matter.model.preprocessing.preprocess': ( 'model/preprocessing.html#preprocess',
                                                                                                      'frames_matter/model/preprocessing.py')},
             'frames_matter.model.protocols': { 'frames_matter.model.protocols.Protocol': ( 'model/protocols.html#protocol',

@@ -6,15 +6,19 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from laboratory_runs import run_of
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.base.profiles import get_profile
 from frames_matter.data.dataset import VideoCaptionDataset
+from frames_matter.labs import frames_runs
+from frames_matter.labs.registry import LABORATORIES
 from frames_matter.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset, preprocess
 from frames_matter.study.spec import RunSpec
+from frames_matter.study.splits import FinalSplit
 from frames_matter.video.frames import read_clip, read_frames, resize
-from frames_matter.video.sampling import sample_indices
+from frames_matter.video.sampling import SAMPLERS, as_strategy, sample_indices
 
 
 def test_the_presets_are_the_two_ways():
@@ -110,6 +114,62 @@ def test_a_dataset_shows_what_its_preset_says(forty_frames):
         )
     with pytest.raises(UserError, match="demo, official"):
         VideoCaptionDataset(rows, "test", preprocessing="paper")
+
+
+def test_uniform_is_what_the_preset_takes():
+    assert PRESETS["demo"].strategy_for("uniform") is SAMPLERS["uniform"]
+    assert PRESETS["official"].strategy_for("uniform") is SAMPLERS["middle"]
+    for preset in PRESETS.values():
+        assert preset.strategy_for("keyframes") is preset.strategy_for(SAMPLERS["keyframes"]) is SAMPLERS["keyframes"]
+    with pytest.raises(UserError, match="Unknown strategy"):
+        PRESETS["demo"].strategy_for("every other")
+
+
+# --- the frame laboratory under the official preset ---
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    "Specifications of the frame laboratory by what is shown, in a home of their own."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRAMES_MATTER_HOME", str(tmp_path_factory.mktemp("home")))
+        profile = get_profile("smoke", preprocessing="official")
+        specs = LABORATORIES["frames"].specs(profile, progress=False)
+        yield {s.option("control") or s.sampling: s for s in specs if s.seed == profile.seeds[0]}
+
+
+def test_the_frame_laboratory_shows_and_films_the_preset_s_frames(official, monkeypatch):
+    "What could be told is computed from the frames that were shown."
+    filmed, tell = [], frames_runs.can_tell
+
+    def can_tell(scene, strategy, *given):
+        filmed.append(as_strategy(strategy).name)
+        return tell(scene, strategy, *given)
+
+    monkeypatch.setattr(frames_runs, "can_tell", can_tell)
+    uniform, middle = (run_of(official[name])["metrics"] for name in ("uniform", "middle"))
+    assert uniform == middle and set(filmed) == {"middle"}
+
+
+def test_frames_of_ones_own_choice_are_resized_as_the_preset_says(official):
+    rows = FinalSplit(official["multi_view"]).read().rows
+    frames = frames_runs._own_frames(official["multi_view"], rows, lambda n: np.arange(2))
+    size = official["multi_view"].image_size
+    expected = [preprocess(resize(read_frames(path, [0, 1]), size, "bicubic"), size) for path in rows.path]
+    assert torch.equal(frames, torch.stack(expected))
+
+
+@pytest.mark.parametrize("shown", ["keyframes", "multi_view", "text_conditioned", "text_only"])
+def test_the_frame_laboratory_computes_in_the_precision_asked_for(official, monkeypatch, shown):
+    precisions, encode = set(), frames_runs.encode_clips
+
+    def encode_clips(*given, precision="fp32", **named):
+        precisions.add(precision)
+        return encode(*given, precision=precision, **named)
+
+    monkeypatch.setattr(frames_runs, "encode_clips", encode_clips)
+    run_of(dataclasses.replace(official[shown], precision="bf16"))
+    assert precisions == {"bf16"}
 
 
 def test_a_run_of_the_other_way_is_another_run():

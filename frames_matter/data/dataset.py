@@ -21,7 +21,7 @@ from ..base.seeds import stable_seed
 from .manifest import load_manifest
 from ..model.preprocessing import PRESETS, preprocess
 from ..video.frames import read_clip, read_frames
-from ..video.sampling import Strategy, as_strategy, take_frames
+from ..video.sampling import Strategy, take_frames
 
 # %% ../../nbs/lessons/01_dataset.ipynb #16bd7d6d
 def split_by_source(
@@ -158,8 +158,8 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
         preprocessing: str = "demo",
     ):
         self.rows = _rows_of_split(manifest, split)
-        strategy, self.preset = as_strategy(strategy), choose(preprocessing, PRESETS, "preprocessing")
-        self.strategy = as_strategy(self.preset.frames) if strategy.name == "uniform" else strategy
+        self.preset = choose(preprocessing, PRESETS, "preprocessing")
+        self.strategy = self.preset.strategy_for(strategy)
         self.k, self.size, self.seed, self.epoch = k, size, seed, 0
         self._frames = ClipFrames(self.strategy, k, size, self.preset.resize)
 

@@ -74,8 +74,7 @@ def film(truth: dict, spec: RunSpec) -> Tensor:
     "A second take as the model sees it, (T, C, H, W): drawn, not encoded, the frames that the strategy takes."
     scene, preset = scene_of(truth), PRESETS[spec.preprocessing]
     n = round(scene.seconds * TAKE_FPS)
-    strategy = preset.frames if spec.sampling == "uniform" else spec.sampling
-    frames = render(scene, sample_indices(strategy, n, spec.k) / n)
+    frames = render(scene, sample_indices(preset.strategy_for(spec.sampling), n, spec.k) / n)
     return preprocess(resize(frames, spec.image_size, preset.resize), spec.image_size)
 
 # %% ../../nbs/labs/false_negatives.ipynb #9365ece7

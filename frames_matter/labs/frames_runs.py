@@ -20,7 +20,7 @@ from ..base.errors import UserError, choose
 from ..base.seeds import stable_seed
 from .frames import CONTROLS, KINDS
 from ..metrics.retrieval import foil_outcomes
-from ..model.preprocessing import preprocess
+from ..model.preprocessing import PRESETS, preprocess
 from ..model.training import encode_clips
 from ..model.weights import load_viclip
 from ..study.measure import Outcome, Run, accuracy_by_kind, pair_cosines, retrieval_measures
@@ -127,9 +127,10 @@ def view_indices(n_frames: int, k: int = 8, views: int = VIEWS) -> np.ndarray:
 # %% ../../nbs/labs/frames_runs.ipynb #fd5b52a2
 def _own_frames(spec: RunSpec, rows: pd.DataFrame, choose_frames: Callable[[int], np.ndarray]) -> Tensor:
     "Frames (N, M, C, H, W) of each clip, chosen by its length."
+    resize = PRESETS[spec.preprocessing].resize
 
     def of(path: str) -> Tensor:
-        every = read_frames(path, size=spec.image_size)
+        every = read_frames(path, size=spec.image_size, mode=resize)
         return preprocess(every[choose_frames(len(every))], spec.image_size)
 
     return torch.stack([of(path) for path in rows.path])
@@ -139,7 +140,8 @@ def _multi_view(model: nn.Module, spec: RunSpec, rows: pd.DataFrame) -> Tensor:
     "Features (N, D): the mean over views of their directions."
     frames = _own_frames(spec, rows, lambda n: view_indices(n, spec.k).reshape(-1))
     views = frames.unflatten(1, (VIEWS, spec.k)).unbind(1)
-    return torch.stack([normalize(encode_clips(model, view, batch_size=8), dim=-1) for view in views]).mean(0)
+    features = [encode_clips(model, view, batch_size=8, precision=spec.precision) for view in views]
+    return torch.stack([normalize(of_view, dim=-1) for of_view in features]).mean(0)
 
 # %% ../../nbs/labs/frames_runs.ipynb #cd580d61
 def _evenly(n: int) -> np.ndarray:
@@ -149,11 +151,15 @@ def _evenly(n: int) -> np.ndarray:
 def _conditioned(model: nn.Module, spec: RunSpec, clips: FinalClips) -> tuple[Tensor, Tensor]:
     "Cosines (N captions, N clips), and (N,) of each clip with its foil, the frames chosen for each caption and clip."
     frames = _own_frames(spec, clips.rows, _evenly)  # (N, M, C, H, W)
-    singles = [normalize(encode_clips(model, clip[:, None], batch_size=64), dim=-1) for clip in frames]  # N x (M, D)
+
+    def directions(clips: Tensor, batch_size: int) -> Tensor:
+        return normalize(encode_clips(model, clips, batch_size=batch_size, precision=spec.precision), dim=-1)
+
+    singles = [directions(clip[:, None], 64) for clip in frames]  # N x (M, D)
 
     @functools.cache
     def feature(i: int, taken: tuple[int, ...]) -> Tensor:
-        return normalize(encode_clips(model, frames[i][list(taken)][None]), dim=-1)[0]
+        return directions(frames[i][list(taken)][None], 1)[0]
 
     def cosine(caption: Tensor, i: int) -> float:
         best = (singles[i] @ caption).topk(min(spec.k, CANDIDATES)).indices.sort().values
@@ -200,11 +206,11 @@ def _scores(model: nn.Module, spec: RunSpec, clips: FinalClips, control: str) ->
         similarity, foils = _conditioned(model, spec, clips)
         return similarity, (similarity.diagonal() - foils).sign().add(1).div(2).tolist()
     video = _features(model, spec, clips, control)
-    similarity = normalize(clips.captions, dim=-1) @ normalize(video, dim=-1).T
+    similarity = (normalize(clips.captions, dim=-1) @ normalize(video, dim=-1).T).cpu()
     captions, foils = (pair_cosines(None, video, text) for text in (clips.captions, clips.foils))
     return similarity, foil_outcomes(captions, foils).tolist()
 
-
+# %% ../../nbs/labs/frames_runs.ipynb #4fb27304
 def _features(model: nn.Module, spec: RunSpec, clips: FinalClips, control: str) -> Tensor:
     "Features (N, D) of the clips, as they are shown."
     if control == "multi_view":
@@ -212,7 +218,7 @@ def _features(model: nn.Module, spec: RunSpec, clips: FinalClips, control: str) 
     frames = clips.pairs.frames()
     if control in ALTERED:
         frames = ALTERED[control](frames, spec.seed)
-    video = encode_clips(model, frames, batch_size=8)
+    video = encode_clips(model, frames, batch_size=8, precision=spec.precision)
     if control == "text_only":  # every clip the same: what is left is the captions
         return normalize(video, dim=-1).mean(0, keepdim=True).expand_as(video)
     return video
@@ -220,6 +226,7 @@ def _features(model: nn.Module, spec: RunSpec, clips: FinalClips, control: str) 
 
 def _told(spec: RunSpec, clips: FinalClips) -> str:
     "A 1 for each clip whose frames differ from those of its foil's film, else a 0."
+    strategy = PRESETS[spec.preprocessing].strategy_for(spec.sampling)
     pairs = zip(clips.truth, clips.rows.itertuples(), strict=True)
     seeds = [(scene_of(t), row.frames, stable_seed(spec.seed, row.clip_id, 0)) for t, row in pairs]
-    return "".join(str(int(can_tell(scene, spec.sampling, n, spec.k, seed))) for scene, n, seed in seeds)
+    return "".join(str(int(can_tell(scene, strategy, n, spec.k, seed))) for scene, n, seed in seeds)

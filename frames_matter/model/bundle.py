@@ -65,9 +65,8 @@ class Prepared:
         np.ndarray
             (k, size, size, 3) uint8 RGB.
         """
-        strategy = self.preset.frames if strategy == "uniform" else strategy
         k, size = k or self.model.config.num_frames, self.model.config.image_size
-        return read_clip(path, strategy, k=k, size=size, seed=seed, mode=self.preset.resize)
+        return read_clip(path, self.preset.strategy_for(strategy), k=k, size=size, seed=seed, mode=self.preset.resize)
 
     def preprocess(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
         "(T, H, W, 3) uint8 RGB frames of any size to (T, 3, size, size) float32, on the model's device."

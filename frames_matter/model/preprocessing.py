@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from ..base.errors import UserError
+from ..video.sampling import Strategy, as_strategy
 
 # %% ../../nbs/model/preprocessing.ipynb #8baebc49
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -61,6 +62,17 @@ class Preset:
 
     frames: str  # a name in `SAMPLERS`: which frames
     resize: str  # "bilinear" or "bicubic": how they are brought to a square, without antialias
+
+    def strategy_for(self, strategy: str | Strategy) -> Strategy:
+        """The strategy meant: "uniform" is the preset's choice of frames, any other is itself.
+
+        Parameters
+        ----------
+        strategy : str or Strategy
+            A name in `SAMPLERS`, or the strategy itself.
+        """
+        strategy = as_strategy(strategy)
+        return as_strategy(self.frames) if strategy.name == "uniform" else strategy
 
 
 PRESETS = {"demo": Preset("uniform", "bilinear"), "official": Preset("middle", "bicubic")}
