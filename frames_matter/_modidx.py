@@ -1532,6 +1532,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'frames_matter/model/preprocessing.py')},
             'frames_matter.model.protocols': { 'frames_matter.model.protocols.Protocol': ( 'model/protocols.html#protocol',
                                                                                            'frames_matter/model/protocols.py'),
+                                               'frames_matter.model.protocols.protocol_with': ( 'model/protocols.html#protocol_with',
+                                                                                                'frames_matter/model/protocols.py'),
                                                'frames_matter.model.protocols.split_rule': ( 'model/protocols.html#split_rule',
                                                                                              'frames_matter/model/protocols.py')},
             'frames_matter.model.tokenizer': { 'frames_matter.model.tokenizer.ClipTokenizer': ( 'model/tokenizer.html#cliptokenizer',

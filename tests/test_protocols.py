@@ -12,7 +12,8 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from frames_matter.labs.audit import SWITCHES
+from frames_matter.base.profiles import get_profile
+from frames_matter.labs.audit import SWITCHES, audit_cells
 from frames_matter.metrics.retrieval import retrieval_metrics
 from frames_matter.model.catalogue import HEADS
 from frames_matter.model.protocols import PROTOCOLS, PUBLISHED, SOUND, Protocol, split_rule
@@ -101,6 +102,12 @@ def test_all_on_is_published_and_all_off_is_sound():
     assert all(getattr(PUBLISHED, s) and not getattr(SOUND, s) for s in SWITCHES)
     assert protocol_of(spec("published", *SWITCHES)) == SOUND and protocol_of(spec("sound", *SWITCHES)) == PUBLISHED
     assert protocol_of(spec("published")) == PUBLISHED and protocol_of(spec("sound")) == SOUND
+
+
+def test_the_audit_deals_its_split_by_the_protocol_that_is_run():
+    for _, cell in audit_cells(get_profile("smoke")):
+        switches = cell["options"].get("switches", ())
+        assert cell["split_by"] == split_rule(protocol_of(spec(cell["protocol"], *switches)))
 
 
 @pytest.mark.parametrize("switch", SWITCHES)

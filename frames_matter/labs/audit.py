@@ -9,7 +9,6 @@ __all__ = ['SWITCHES', 'HEADLINES', 'CANARY_TITLES', 'ENDS', 'AUDIT', 'has_effec
            'audit_tables', 'audit_figures']
 
 # %% ../../nbs/labs/audit.ipynb #87c697b2
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from scipy.stats import binom
 from ..base.profiles import Profile
 from .laboratory import Laboratory
 from ..model.catalogue import HEADS, LOSSES
-from ..model.protocols import PROTOCOLS, split_rule
+from ..model.protocols import PROTOCOLS, protocol_with, split_rule
 from ..report.figures import FLOOR
 from ..report.reader import Layout, published
 from ..report.style import COLOURS, log_axis, styled, subplots
@@ -92,13 +91,10 @@ def audit_cells(profile: Profile) -> list[tuple[Profile, dict[str, Any]]]:
 
 def _cell(profile: Profile, protocol: str, seed: int, what: dict, switches: tuple = (), canary: str = "") -> dict:
     "The fields of one run."
-    own, other = PROTOCOLS[protocol], PROTOCOLS["sound" if protocol == "published" else "published"]
-    flipped = dataclasses.replace(own, **{s: getattr(other, s) for s in switches})
     epochs = profile.epochs_second if what["architecture"] == "fusion" else profile.epochs_first
     options = ({"switches": switches} if switches else {}) | ({"canary": canary} if canary else {})
-    run = dict(
-        phase="audit", protocol=protocol, seed=seed, split_by=split_rule(flipped), epochs=epochs, options=options
-    )
+    split_by = split_rule(protocol_with(protocol, switches))
+    run = dict(phase="audit", protocol=protocol, seed=seed, split_by=split_by, epochs=epochs, options=options)
     return run | what
 
 # %% ../../nbs/labs/audit.ipynb #4c6b428b

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..base.errors import UserError, choose
+from ..base.errors import UserError
 from ..base.files import spec_hash
 from ..base.profiles import Profile, get_profile
-from ..model.protocols import PROTOCOLS, Protocol
+from ..model.protocols import Protocol, protocol_with
 
 # %% ../../nbs/study/spec.ipynb #bb19db23
 # Fields that the identity leaves out at these values, so that runs from before a field was there keep their names.
@@ -155,9 +155,4 @@ def protocol_of(spec: RunSpec) -> Protocol:
     spec : RunSpec
         Its option "switches" names fields of `Protocol`; an unknown one is a `UserError`.
     """
-    own = choose(spec.protocol, PROTOCOLS, "protocol")
-    other = PROTOCOLS[{"published": "sound", "sound": "published"}[spec.protocol]]
-    switches = spec.option("switches", ())
-    for name in switches:
-        choose(name, [f.name for f in dataclasses.fields(Protocol)], "switch")
-    return dataclasses.replace(own, **{name: getattr(other, name) for name in switches})
+    return protocol_with(spec.protocol, spec.option("switches", ()))
