@@ -2378,4 +2378,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'frames_matter.world.truth.relevance': ( 'world/truth.html#relevance',
                                                                                     'frames_matter/world/truth.py'),
                                            'frames_matter.world.truth.scene_of': ( 'world/truth.html#scene_of',
-                                                                                   'frames_matter/world/truth.py')}}}
+                                                                                   'frames_matter/world/truth.py'),
+                                           'frames_matter.world.truth.truth_key': ( 'world/truth.html#truth_key',
+                                                                                    'frames_matter/world/truth.py')}}}

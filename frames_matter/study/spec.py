@@ -112,7 +112,7 @@ class RunSpec(SpecFields):
 
     @classmethod
     def from_identity(cls, identity: Mapping[str, Any], overrides: tuple = ()) -> "RunSpec":
-        """The specification of a record, or of a laboratory's cell: a name that is no field is an option.
+        """The specification of a record: a name that is no field is an option.
 
         Parameters
         ----------

@@ -26,7 +26,7 @@ from ..model.tokenizer import tokenizer_for
 from ..model.training import Pairs, encode_clips
 from ..model.weights import load_viclip
 from .spec import RunSpec
-from ..world.truth import load_truth
+from ..world.truth import load_truth, truth_key
 
 # %% ../../nbs/study/splits.ipynb #0295d593
 def deal_by_clip(rows: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def final_split(spec: RunSpec) -> str:
 def truth_of(profile: Profile, rows: pd.DataFrame) -> list[dict[str, Any]]:
     "The ground truth of rows of the mini world, in their order; each as `load_truth` gives it."
     truth = load_truth(profile)
-    return [truth[r.youtube_id, round(float(r.start), 3), round(float(r.end), 3)] for r in rows.itertuples()]
+    return [truth[truth_key(row)] for row in rows.itertuples()]
 
 # %% ../../nbs/study/splits.ipynb #0a7a0002
 @functools.lru_cache(maxsize=4)
