@@ -91,30 +91,14 @@ def test_loader_infers_the_configuration_from_shapes(golden, tmp_path, suffix):
 
 @pytest.mark.parametrize("name, tensors", [("b", 303), ("l", 447)])
 def test_parameter_names_and_shapes_are_the_original_ones(golden, name, tensors):
-    from published_shapes import published_shapes
+    from published_shapes import published_config, published_shapes
 
     from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
 
     listed = published_shapes(golden, name)
     assert len(listed) == tensors
-    width, layers, patch, text, embed = dict(b=(768, 12, 16, 512, 512), l=(1024, 24, 14, 768, 768))[name]
     with torch.device("meta"):
-        model = ViCLIP(
-            ViCLIPConfig(
-                image_size=224,
-                patch_size=patch,
-                vision_width=width,
-                vision_layers=layers,
-                vision_heads=width // 64,
-                embed_dim=embed,
-                num_frames=8,
-                context_length=32,
-                vocab_size=49408,
-                text_width=text,
-                text_heads=text // 64,
-                text_layers=12,
-            )
-        )
+        model = ViCLIP(ViCLIPConfig(**published_config(name)))
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == listed
 
 

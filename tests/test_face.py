@@ -28,9 +28,6 @@ CONTRACT = {
     "encode_clips", "pairwise_similarity", "Strategy", "SOURCES", "load",
 }  # fmt: skip
 
-# A list that only gets shorter: names that two modules of a folder each have.
-TO_PART = {"data": {"PIECE", "FORMATS", "PLACES"}}
-
 
 def stub():
     "Each name of __init__.pyi and the module it is from; '' for a subpackage."
@@ -140,12 +137,18 @@ def test_the_check_knows_what_is_told(text, told):
 def test_a_subpackage_offers_what_its_modules_export(folder):
     package = import_module(f"frames_matter.{folder}")
     assert package.__doc__
-    twice = {name for name, modules in homes_of(package.__name__).items() if len(modules) > 1}
-    assert twice <= TO_PART.get(folder, set())
     for name, modules in homes_of(package.__name__).items():
         assert name in dir(package)
-        if name not in twice and not (PACKAGE / folder / f"{name}.py").is_file():
+        if not (PACKAGE / folder / f"{name}.py").is_file():
             assert getattr(package, name) is getattr(import_module(f"{package.__name__}.{modules[0]}"), name)
+
+
+def test_no_two_modules_share_a_public_name():
+    homes = {}
+    for folder in SUBPACKAGES:
+        for name, modules in homes_of(f"frames_matter.{folder}").items():
+            homes.setdefault(name, []).extend(f"{folder}.{module}" for module in modules)
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
 
 
 def test_a_subpackage_imports_only_what_is_asked_for(tmp_path):

@@ -11,7 +11,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from hub_server import COMMIT, serve_hub
-from published_shapes import published_shapes
+from published_shapes import published_config, published_shapes
 from safetensors.torch import load_file, save_file
 
 from frames_matter.base.errors import UserError
@@ -92,21 +92,7 @@ def test_full_size_checkpoints_load_run_and_save_back(golden, tmp_path, name, su
         f"{found['grown'] / size:.2f} of the file"
     )
     assert found["tensors"] == tensors and found["grown"] < 1.3 * size, f"{found['grown'] / size:.2f} of the file"
-    width, layers, patch, text, embed = dict(b=(768, 12, 16, 512, 512), l=(1024, 24, 14, 768, 768))[name]
-    assert found["config"] == dict(
-        image_size=224,
-        patch_size=patch,
-        vision_width=width,
-        vision_layers=layers,
-        vision_heads=width // 64,
-        embed_dim=embed,
-        num_frames=8,
-        context_length=32,
-        vocab_size=49408,
-        text_width=text,
-        text_heads=text // 64,
-        text_layers=12,
-    )
+    assert found["config"] == published_config(name)
 
 
 def test_what_does_not_fit_is_named(state, tmp_path):

@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from ..base.errors import UserError
 from ..base.hub import pinned, resolve_file
-from ..base.profiles import Profile, get_profile
+from ..base.profiles import Profile, as_profile
 from .weights import ASSETS
 
 # %% ../../nbs/model/tokenizer.ipynb #92869b40
@@ -138,5 +138,5 @@ def tokenizer_for(profile: str | Profile) -> ClipTokenizer:
     profile : str or Profile
         Or its name. Its `revision` holds for the tokenizer too, if that is in the weights' repository.
     """
-    profile = get_profile(profile) if isinstance(profile, str) else profile
+    profile = as_profile(profile)
     return clip_tokenizer(pinned(profile.bpe, profile) or ASSETS / "nano_bpe.txt.gz")
