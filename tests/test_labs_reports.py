@@ -322,7 +322,7 @@ def test_cross_validation(store):
     first = runs[runs.method == "infonce"].iloc[0]
     third = folds[(folds.method == "infonce") & (folds.deal == 0) & (folds.fold == 3)].true_r1.item()
     assert third == pytest.approx(100 * cross_validation.first_of(first.pool_ranks[3], 60, 5).mean())
-    told = cross_validation.table_cross(runs, "mini")
+    told = cross_validation.table_cross(runs)
     assert told.loc[("fine-tuning against zero-shot", "the pool"), "verdict"] == "worse"
     assert 0 <= told["fives right"].max() <= 1
     assert "strays from the truth" in cross_validation.CROSS_VALIDATION.sentence("mini")
@@ -336,7 +336,7 @@ def test_cross_validation(store):
 def test_a_laboratory_is_one_object(store):
     "A new one is a notebook that makes the object, and a line that registers it; its table and sentence follow."
 
-    def table(runs, profile):
+    def table(runs):
         numbers = runs.set_index("seed")[["t2v_r1"]]
         return [Table("coins", "Coins", numbers, numbers.astype(str), "Two throws.")]
 
@@ -346,9 +346,9 @@ def test_a_laboratory_is_one_object(store):
         cells=lambda profile: [(profile, dict(phase="coins", seed=seed)) for seed in profile.seeds],
         procedure="math:sqrt",
         layout=Layout(phases=("coins",), cell=("seed",)),
-        answer=lambda runs, profile: f"{len(runs)} throws.",
+        answer=lambda runs: f"{len(runs)} throws.",
         tables=table,
-        figures=lambda runs, profile: [Figure("none", "Nothing here.", lambda: None)],
+        figures=lambda runs: [Figure("none", "Nothing here.", lambda: None)],
     )
     registry = Registry("laboratory", [*LABORATORIES.values(), coins])
     folder = store([record("coins", dict(t2v_r1=50.0), seed=seed) for seed in range(2)])

@@ -30,6 +30,7 @@ from frames_matter.report.tables import (
     recall,
     setup_tables,
     show,
+    source_videos,
     study_tables,
     table_alignment,
     table_comparisons,
@@ -236,6 +237,20 @@ def test_keyframes_are_worse_as_invented(runs):
     assert list(found.index) == list(questions_of(runs)) == asked
 
 
+def test_source_videos_are_told_by_the_manifest_of_the_runs_own_profile(home, runs):
+    for profile, videos in {"mini": 120, "smoke": 4}.items():
+        folder = home.folder / "data_manifest" / profile
+        folder.mkdir(parents=True)
+        clips = pd.DataFrame({"youtube_id": np.arange(240) % videos}).assign(status="kept", split="pool")
+        clips.to_csv(folder / "clips.csv", index=False)
+    sound = runs[runs.protocol == "sound"]
+    elsewhere = sound.assign(profile="smoke")
+    assert len(np.unique(source_videos(sound))) == 120 and len(np.unique(source_videos(elsewhere))) == 4
+    assert table_comparisons(sound).low.notna().all()
+    assert table_comparisons(elsewhere).low.isna().all()  # of four videos nothing can be told
+    assert "fewer than 5 source videos" in answer(elsewhere)
+
+
 def test_strategies_are_compared_under_losses_that_both_had(home, runs):
     before = table_comparisons(runs)
     cell = ("second_improvement", "fusion", "margin", "uniform", "sound")
@@ -246,7 +261,7 @@ def test_strategies_are_compared_under_losses_that_both_had(home, runs):
 
 
 def test_tables_come_in_their_order_with_what_must_be_said(runs):
-    tables = study_tables(runs, "mini")
+    tables = study_tables(runs)
     assert table_names(tables) == TABLES and all(table.in_readme for table in tables)
     notes = {table.name: table.notes for table in tables}
     assert "3 seeds, 240 queries (chance: R@1 0.4 %, R@5 2.1 %, R@10 4.2 %)" in notes["alignment"]
@@ -257,7 +272,7 @@ def test_tables_come_in_their_order_with_what_must_be_said(runs):
 
 def test_the_committed_tables_are_those_of_the_committed_record(root, monkeypatch):
     monkeypatch.setenv("FRAMES_MATTER_HOME", str(root))
-    tables = study_tables("mini", "mini")
+    tables = study_tables("mini")
     assert table_names(tables) == TABLES and not setup_tables("mini")
     readme = (root / "README.md").read_text(encoding="utf-8")
     for table in tables:
@@ -520,7 +535,7 @@ def test_any_runs_give_a_report(home, chosen):
     first = home.files()
     report_study("mini")
     assert home.files() == first and home.readme.read_text().count("kept") == 2
-    names = table_names(study_tables(runs, "mini"))
+    names = table_names(study_tables(runs))
     assert names == [name for name in TABLES if name in names] and names[:2] == ["zero_shot", "alignment"]
     if "sound" not in set(runs.protocol):
         assert names == ["zero_shot", "alignment", "sampling", "gap"]  # no rows, no table
@@ -534,7 +549,7 @@ def test_clips_without_known_facts_have_no_table_of_foils(home):
             n: v for n, v in record["metrics"].items() if not n.startswith("foil_") and "ndcg" not in n
         }
     runs = home.keep(made)
-    assert table_names(study_tables(runs, "mini")) == [name for name in TABLES if name != "foils"]
+    assert table_names(study_tables(runs)) == [name for name in TABLES if name != "foils"]
     report_study("mini")
     assert table_retrieval(runs)["t2v nDCG@10"].isna().all()
 
@@ -546,7 +561,7 @@ def test_runs_that_kept_no_ranks_have_no_interval(home):
     runs = home.keep(made)
     row = table_alignment(runs).loc[("H-NAC", "dual encoder")]
     assert row["t2v R@1 (sound) mean"] > 0 and pd.isna(row["t2v R@1 (sound) low"])
-    assert "comparisons" not in table_names(study_tables(runs, "mini"))
+    assert "comparisons" not in table_names(study_tables(runs))
     report_study("mini")
 
 

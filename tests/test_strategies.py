@@ -54,12 +54,12 @@ print(json.dumps({
     "grid": sorted({s.protocol for s in specs if s.sampling == "last8"}),
     "order": list(dict.fromkeys(s.sampling for s in specs)),
     "table": names(table_sampling(runs).index),
-    "comparisons": names(table_comparisons(runs, P).index),
+    "comparisons": names(table_comparisons(runs).index),
     "answer": texts(plot_answer(runs)),
     "curves": texts(plot_curves(runs, "second_improvement")),
     "contact sheet": texts(contact_sheet(load_manifest(P).path[0])),
-    "frames": names(show_frames(table_frames(looks, P)).index),
-    "frames figure": texts(plot_frames(looks, P)),
+    "frames": names(show_frames(table_frames(looks)).index),
+    "frames figure": texts(plot_frames(looks)),
 }))
 """
 
@@ -106,7 +106,7 @@ def test_a_strategy_that_is_not_registered_loses_no_row(shown, home, monkeypatch
     P = get_profile("smoke", epochs_second=1, workers=1)
     runs = load_runs(P)
     assert "last8" in table_sampling(runs).index.get_level_values("frames")
-    assert "last8 against uniform frames" in table_comparisons(runs, P).index
+    assert "last8 against uniform frames" in table_comparisons(runs).index
 
 
 def test_the_studys_strategies_come_first_and_in_its_order():

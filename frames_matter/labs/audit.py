@@ -273,7 +273,7 @@ def show_canary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index)
 
 # %% ../../nbs/labs/audit.ipynb #5ca98e27
-def audit_answer(runs: pd.DataFrame, profile: Profile | None = None) -> str:
+def audit_answer(runs: pd.DataFrame) -> str:
     "What made the published numbers; empty unless switches and canaries were run under both protocols."
     both = {"published", "sound"}
     if set(runs[runs.canary != ""].protocol) != both or set(runs[runs.canary == ""].protocol) != both:
@@ -309,7 +309,7 @@ def _where_there_is_nothing(canary: pd.DataFrame) -> list[str]:
     return [*said, f"The recall is not chance for {'; '.join(wrongly)}."]
 
 # %% ../../nbs/labs/audit.ipynb #355a138d
-def audit_tables(runs: pd.DataFrame, profile: Profile) -> list[Table]:
+def audit_tables(runs: pd.DataFrame) -> list[Table]:
     "The switches and the canaries."
     n = int(runs.n_queries.max())
     basis = (
@@ -332,7 +332,7 @@ def audit_tables(runs: pd.DataFrame, profile: Profile) -> list[Table]:
     ]
 
 
-def audit_figures(runs: pd.DataFrame, profile: Profile) -> list[Figure]:
+def audit_figures(runs: pd.DataFrame) -> list[Figure]:
     "The switches from both ends."
     caption = (
         "The alignment loss with one defect corrected (from the published end) or left in (from the sound end); "

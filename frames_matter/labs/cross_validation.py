@@ -153,15 +153,13 @@ CROSS_QUESTIONS = {
 }
 
 
-def table_cross(runs: pd.DataFrame, profile: str | Profile = "mini") -> pd.DataFrame:
+def table_cross(runs: pd.DataFrame) -> pd.DataFrame:
     """Differences in R@1 of five, in points: by 50 clips in turns, and in truth.
 
     Parameters
     ----------
     runs : DataFrame
         Of the laboratory.
-    profile : str or Profile
-        Whose manifest tells the source videos.
 
     Returns
     -------
@@ -179,7 +177,7 @@ def table_cross(runs: pd.DataFrame, profile: str | Profile = "mini") -> pd.DataF
     held = comparisons({q: (_held_hits(a), _held_hits(b)) for q, (a, b) in asked.items()}, videos)
     tables = {"50 clips in turns": held}
     if len(runs.pool_ranks.iloc[0]):
-        tables["the pool"] = _in_truth(asked, runs, profile)
+        tables["the pool"] = _in_truth(asked, runs)
         held["fives right"] = [_right_direction(every_fold(a), every_fold(b)) for a, b in asked.values()]
     table = pd.concat(tables, names=["judge", "question"]).swaplevel()
     return table.sort_index(level=0, sort_remaining=False, key=lambda names: names.map(list(asked).index))
@@ -189,7 +187,7 @@ def _held_hits(runs: pd.DataFrame) -> np.ndarray:  # (runs, clips)
     return (np.array(runs.ranks_t2v.tolist()) <= 1).astype(float)
 
 
-def _in_truth(asked: dict[str, list[pd.DataFrame]], runs: pd.DataFrame, profile: str | Profile) -> pd.DataFrame:
+def _in_truth(asked: dict[str, list[pd.DataFrame]], runs: pd.DataFrame) -> pd.DataFrame:
     "The questions put to the pool."
     fold = runs.fold.iloc[0]
     size = round(len(fold) / (max(fold) + 1))
@@ -198,7 +196,7 @@ def _in_truth(asked: dict[str, list[pd.DataFrame]], runs: pd.DataFrame, profile:
         return np.concatenate([first_of(found, len(found[0]), size) for found in of.pool_ranks])
 
     on_pool = runs.assign(ranks_t2v=runs.pool_ranks.str[0], evaluation_split="pool")
-    return comparisons({q: (true(a), true(b)) for q, (a, b) in asked.items()}, source_videos(profile, on_pool))
+    return comparisons({q: (true(a), true(b)) for q, (a, b) in asked.items()}, source_videos(on_pool))
 
 
 def _right_direction(a: pd.DataFrame, b: pd.DataFrame) -> float:
@@ -207,9 +205,9 @@ def _right_direction(a: pd.DataFrame, b: pd.DataFrame) -> float:
     return float(np.mean(here == np.sign(b.true_loss.mean() - a.true_loss.mean())))
 
 # %% ../../nbs/labs/cross_validation.ipynb #f18d2420
-def cross_answer(runs: pd.DataFrame, profile: str | Profile = "mini") -> str:
+def cross_answer(runs: pd.DataFrame) -> str:
     "What five clips, and fifty in turns, can tell; empty where there is no pool to know the truth."
-    table = table_cross(runs, profile)
+    table = table_cross(runs)
     if not len(table) or "the pool" not in table.index.get_level_values("judge"):
         return ""
     return f"{_five_sentence(every_fold(runs), table)} {_fifty_sentence(table)}"
@@ -279,26 +277,26 @@ def plot_cross(runs: pd.DataFrame) -> MatplotlibFigure:
     return fig
 
 # %% ../../nbs/labs/cross_validation.ipynb #744e293c
-def cross_tables(runs: pd.DataFrame, profile: Profile) -> list[Table]:
+def cross_tables(runs: pd.DataFrame) -> list[Table]:
     "The questions, and what five clips say."
     n, pool, deals = len(runs.videos.iloc[0]), len(runs.pool_ranks.iloc[0][0]), runs.seed.nunique()
     basis = (
         f"{deals} deals of {n} clips into fives, no source video in two; R@1 of five (chance 20 %), truth from "
         f"{pool} clips of the pool."
     )
-    table, folds = table_cross(runs, profile), table_folds(runs)
+    table, folds = table_cross(runs), table_folds(runs)
     right = table["fives right"].map(lambda share: "" if pd.isna(share) else f"{100 * share:.0f} %")
     text = show_comparisons(table).assign(**{"loss of five right": right})
     title = "With 50 clips only: repeated grouped cross-validation (points of t2v R@1 of five)"
     reach = f"From the lowest to the highest of {int(folds.validations.max())} validations, and of {deals} deals."
-    notes = f"{cross_answer(runs, profile)}\n\n{basis} {COMPARED}"
+    notes = f"{cross_answer(runs)}\n\n{basis} {COMPARED}"
     return [
         Table("cross_validation", title, table, text, notes),
         Table("cross_fives", "Validation with five clips", folds, show_folds(folds), f"{basis} {reach}"),
     ]
 
 
-def cross_figures(runs: pd.DataFrame, profile: Profile) -> list[Figure]:
+def cross_figures(runs: pd.DataFrame) -> list[Figure]:
     "Five clips, fifty in turns, and the truth."
     caption = "What five validation clips say of a model, what all fifty in turns say, and the truth."
     return [Figure("cross_validation", caption, lambda: plot_cross(runs))]

@@ -81,15 +81,13 @@ def _choices(outcomes: pd.Series, clips: np.ndarray) -> np.ndarray:  # (runs, cl
     return np.array([["0½1".index(c) / 2 for c in text] for text in outcomes])[:, clips]
 
 # %% ../../nbs/labs/frames.ipynb #aa7846cb
-def table_frames(runs: pd.DataFrame, profile: str | Profile = "mini") -> pd.DataFrame:
+def table_frames(runs: pd.DataFrame) -> pd.DataFrame:
     """Accuracy on caption against foil, in percent, by what is shown and kind of fact.
 
     Parameters
     ----------
     runs : DataFrame
         Of the laboratory, as it loads them.
-    profile : str or Profile
-        Whose manifest tells the source videos.
 
     Returns
     -------
@@ -97,7 +95,7 @@ def table_frames(runs: pd.DataFrame, profile: str | Profile = "mini") -> pd.Data
         A row for each look and kind, and one for all kinds together: accuracy with its 95 % interval over draws and
         source videos, ceiling, and R@1.
     """
-    videos, rows = source_videos(profile, runs), []
+    videos, rows = source_videos(runs), []
     for look, of_look in runs.groupby("look", sort=False):
         letters = np.array(list(of_look.kinds.iloc[0]))
         for letter, kind in {**KINDS, "*": "all kinds"}.items():
@@ -152,9 +150,9 @@ def _rule_off(ax: Axes, looks: list[str]) -> None:
 
 
 @styled
-def plot_frames(runs: pd.DataFrame, profile: str | Profile = "mini") -> MatplotlibFigure:
+def plot_frames(runs: pd.DataFrame) -> MatplotlibFigure:
     "A cell for each look and kind: large the accuracy, small the ceiling; white is guessing."
-    table, words = table_frames(runs, profile), shown_in_words()
+    table, words = table_frames(runs), shown_in_words()
     kinds = [k for k in KINDS.values() if k in table.index.get_level_values("kind")]
     looks = list(dict.fromkeys(table.index.get_level_values("look")))
     accuracy, ceiling = (table[name].unstack("kind").loc[looks, kinds] for name in ("accuracy", "ceiling"))
@@ -174,22 +172,22 @@ def plot_frames(runs: pd.DataFrame, profile: str | Profile = "mini") -> Matplotl
     return fig
 
 # %% ../../nbs/labs/frames.ipynb #08bd92ca
-def table_frames_recall(runs: pd.DataFrame, profile: str | Profile = "mini") -> pd.DataFrame:
+def table_frames_recall(runs: pd.DataFrame) -> pd.DataFrame:
     "Points of t2v R@1 against uniform frames, a row for each look, as `comparisons` gives them."
-    videos = source_videos(profile, runs)
+    videos = source_videos(runs)
     uniform = hits(runs[runs.look == "uniform"])
     others = [look for look in dict.fromkeys(runs.look) if look != "uniform"]
     pairs = {look: (uniform, hits(runs[runs.look == look])) for look in others}
     return comparisons(pairs, videos).rename_axis("look")
 
 
-def frames_answer(runs: pd.DataFrame, profile: str | Profile = "mini") -> str:
+def frames_answer(runs: pd.DataFrame) -> str:
     "What the frames decide, from the runs there are; empty unless uniform and mean frames were shown."
     if not {"uniform", "mean"} <= set(runs.look):
         return ""
-    compared = table_frames_recall(runs, profile)
+    compared = table_frames_recall(runs)
     strategies = compared[~compared.index.isin(BROKEN)]
-    table = table_frames(runs, profile)
+    table = table_frames(runs)
     said = [_verdict_sentence(strategies, verdict) for verdict in ("better", "worse")]
     return " ".join(filter(None, [*said, _untold_sentence(strategies), _order_sentence(table)]))
 
@@ -224,7 +222,7 @@ def _order_sentence(table: pd.DataFrame) -> str:
     )
 
 # %% ../../nbs/labs/frames.ipynb #5aed0bae
-def frames_tables(runs: pd.DataFrame, profile: Profile) -> list[Table]:
+def frames_tables(runs: pd.DataFrame) -> list[Table]:
     "What each look lets the model tell, and its recall against uniform frames."
     n, draws = int(runs.n_queries.max()), runs.groupby("look").seed.nunique().max()
     notes = (
@@ -234,19 +232,19 @@ def frames_tables(runs: pd.DataFrame, profile: Profile) -> list[Table]:
         "ceiling is the coin's luck, and a test checks that it is no more than that. Each clip has one foil, of its "
         f"caption's own kind. R@1 of all {n} captions (chance {100 / n:.1f} %). Intervals are in the table's csv."
     )
-    table, compared = table_frames(runs, profile), table_frames_recall(runs, profile)
+    table, compared = table_frames(runs), table_frames_recall(runs)
     title = "Do frames matter? What each strategy lets the model tell"
     text = show_comparisons(compared).rename(shown_in_words()).rename_axis("frames")
     return [
-        Table("frames", title, table, show_frames(table), f"{frames_answer(runs, profile)}\n\n{notes}"),
+        Table("frames", title, table, show_frames(table), f"{frames_answer(runs)}\n\n{notes}"),
         Table("frames_recall", "Frames against uniform frames (points of t2v R@1)", compared, text, COMPARED),
     ]
 
 
-def frames_figures(runs: pd.DataFrame, profile: Profile) -> list[Figure]:
+def frames_figures(runs: pd.DataFrame) -> list[Figure]:
     "Accuracy and ceiling by look and kind."
     caption = "One model, other frames: right choices between caption and foil, and what these frames allow."
-    return [Figure("frames", caption, lambda: plot_frames(runs, profile))]
+    return [Figure("frames", caption, lambda: plot_frames(runs))]
 
 
 FRAMES = Laboratory(

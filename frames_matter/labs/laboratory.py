@@ -31,16 +31,16 @@ class Reporting:
     prepare : callable, optional
         Columns added to the table of the runs.
     answer : callable, optional
-        (runs, profile) -> what came out, in sentences; empty where the runs do not suffice, and nothing is written.
+        runs -> what came out, in sentences; empty where the runs do not suffice, and nothing is written.
     tables, figures : callable, optional
-        (runs, profile) -> lists of `Table` and `Figure`.
+        runs -> lists of `Table` and `Figure`.
     """
 
     layout: Layout | None = None
     prepare: Callable[[pd.DataFrame], pd.DataFrame] | None = None
-    answer: Callable[[pd.DataFrame, Profile], str] = lambda runs, profile: ""
-    tables: Callable[[pd.DataFrame, Profile], list[Table]] = lambda runs, profile: []
-    figures: Callable[[pd.DataFrame, Profile], list[Figure]] = lambda runs, profile: []
+    answer: Callable[[pd.DataFrame], str] = lambda runs: ""
+    tables: Callable[[pd.DataFrame], list[Table]] = lambda runs: []
+    figures: Callable[[pd.DataFrame], list[Figure]] = lambda runs: []
 
     def load(self, profile: str | Profile = "mini") -> pd.DataFrame:
         "The finished runs, a row each; no rows where there are none."
@@ -52,14 +52,14 @@ class Reporting:
     def sentence(self, profile: str | Profile = "mini") -> str:
         "What came out, in sentences; empty where the runs there are do not say."
         runs = self.load(profile)
-        return self.answer(runs, as_profile(profile)) if len(runs) else ""
+        return self.answer(runs) if len(runs) else ""
 
     def write(self, profile: str | Profile) -> tuple[list[Table], list[Figure]]:
         "Tables and figures into results/<profile>, if the runs are there; returns what was written."
         profile, runs = as_profile(profile), self.load(profile)
-        if not len(runs) or not self.answer(runs, profile):
+        if not len(runs) or not self.answer(runs):
             return [], []
-        tables, figures = self.tables(runs, profile), self.figures(runs, profile)
+        tables, figures = self.tables(runs), self.figures(runs)
         for table in tables:
             write_table(profile, table, SOURCES[profile.source].notice)
         return tables, [figure for figure in figures if write_figure(profile, figure)]

@@ -172,7 +172,7 @@ def table_ladder(runs: pd.DataFrame) -> pd.DataFrame:
         A row for each number of clips and rung, in points of t2v R@1: its recall with interval, the difference to
         zero-shot as `comparisons` gives it, the oracle that saw the pool, and what was chosen.
     """
-    picks, videos = chosen(runs), source_videos(runs.profile.iloc[0], runs)
+    picks, videos = chosen(runs), source_videos(runs)
     zero = hits(runs[runs.method == "zero_shot"])
     cells = dict(tuple(picks.groupby(["n_train", "method"])))
     moved = {cell: found for cell, of_cell in cells.items() if ((found := hits(of_cell)) != zero).any()}
@@ -372,7 +372,7 @@ VERDICTS = {
 }
 
 
-def ladder_answer(runs: pd.DataFrame, profile: Profile | None = None) -> str:
+def ladder_answer(runs: pd.DataFrame) -> str:
     "What works with how many clips, a sentence for each number; empty unless zero-shot and another rung were run."
     zero = runs.method == "zero_shot"
     if not zero.any() or zero.all():
@@ -407,7 +407,7 @@ def ladder_notes(runs: pd.DataFrame) -> str:
     )
 
 # %% ../../nbs/labs/ladder.ipynb #628fd142
-def ladder_tables(runs: pd.DataFrame, profile: Profile) -> list[Table]:
+def ladder_tables(runs: pd.DataFrame) -> list[Table]:
     "The ladder, every rate, the odds, and the cost."
     ladder, rates, odds, cost = table_ladder(runs), table_rates(runs), table_calibration(runs), table_cost(runs)
     votes = "Mean ± standard deviation over seeds, and by how many seeds validation chose the rate."
@@ -428,7 +428,7 @@ def ladder_tables(runs: pd.DataFrame, profile: Profile) -> list[Table]:
     ]
 
 
-def ladder_figures(runs: pd.DataFrame, profile: Profile) -> list[Figure]:
+def ladder_figures(runs: pd.DataFrame) -> list[Figure]:
     "Every rung against zero-shot."
     return [Figure("ladder", "Text-to-video recall by method and number of clips.", lambda: plot_ladder(runs))]
 

@@ -113,7 +113,7 @@ def table_losses(runs: pd.DataFrame, method: str = "heads") -> pd.DataFrame:
     runs, rows = runs[runs.method == method], []
     if not len(runs):
         return pd.DataFrame()
-    videos = source_videos(runs.profile.iloc[0], runs)
+    videos = source_videos(runs)
     for (size, rate), cell in runs.groupby(["batch_size", "false_negatives"]):
         by_loss = {loss: of_loss for loss in _in_order(cell.loss) if len(of_loss := cell[cell.loss == loss])}
         told = _against_infonce(by_loss, videos)
@@ -175,7 +175,7 @@ def table_loss_questions(runs: pd.DataFrame) -> pd.DataFrame:
                 asked |= {(q, size, rate): pair for q, pair in _asked_of(cell).items()}
         if asked:
             ordered = {key: asked[key] for key in sorted(asked, key=lambda key: list(LOSS_QUESTIONS).index(key[0]))}
-            told = _compared(ordered, source_videos(of_method.profile.iloc[0], of_method))
+            told = _compared(ordered, source_videos(of_method))
             tables[title] = told.rename_axis(["question", "batch", "false negatives"])
     return pd.concat(tables, names=["method"]) if tables else pd.DataFrame()
 
@@ -186,7 +186,7 @@ def _asked_of(cell: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, ...]]:
     return {q: tuple(cell[cell.loss == x] for x in pair) for q, pair in LOSS_QUESTIONS.items() if set(pair) <= there}
 
 
-def loss_answer(runs: pd.DataFrame, profile: str | Profile = "mini") -> str:
+def loss_answer(runs: pd.DataFrame) -> str:
     "What the questions' rows say, a line each; empty where none can be asked."
     asked = table_loss_questions(runs)
     if not len(asked):
@@ -314,7 +314,7 @@ def _rates_in_percent(table: pd.DataFrame) -> pd.DataFrame:
     return table.set_axis(table.index.set_levels(percent, level=level))
 
 # %% ../../nbs/labs/losses.ipynb #4210d6d1
-def loss_tables(runs: pd.DataFrame, profile: Profile) -> list[Table]:
+def loss_tables(runs: pd.DataFrame) -> list[Table]:
     "A table a method, and the questions."
     n = int(runs.n_queries.max())
     note = (
@@ -339,7 +339,7 @@ def loss_tables(runs: pd.DataFrame, profile: Profile) -> list[Table]:
     return [*tables, Table("losses_questions", title, asked, show_losses(asked), notes)]
 
 
-def loss_figures(runs: pd.DataFrame, profile: Profile) -> list[Figure]:
+def loss_figures(runs: pd.DataFrame) -> list[Figure]:
     "Every loss against InfoNCE, where heads were trained."
     caption = (
         "Recall of every loss against InfoNCE, by the share of training clips that meet another telling of "

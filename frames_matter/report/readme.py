@@ -115,15 +115,13 @@ def _in_percent(runs: pd.DataFrame) -> str:
     return f"{value:.1f} %{interval}"
 
 # %% ../../nbs/report/readme.ipynb #4ead0005
-def answer(runs: str | Profile | pd.DataFrame = "mini", profile: str | Profile = "mini") -> str:
+def answer(runs: str | Profile | pd.DataFrame = "mini") -> str:
     """Whether frames matter, in up to three sentences, from the runs there are.
 
     Parameters
     ----------
     runs : str, Profile or DataFrame
         A profile, or what `load_runs` gave.
-    profile : str or Profile
-        Whose manifest tells the source videos.
 
     Returns
     -------
@@ -131,7 +129,7 @@ def answer(runs: str | Profile | pd.DataFrame = "mini", profile: str | Profile =
         A line a sentence.
     """
     runs = as_runs(runs)
-    compared = table_comparisons(runs, profile)
+    compared = table_comparisons(runs)
     sentences = _strategies_sentence(compared), _leak_sentence(runs), _improvements_sentence(compared)
     return "\n".join(sentence for sentence in sentences if sentence)
 
@@ -180,7 +178,7 @@ def _setups_sentence(profile: Profile, setups: Sequence[Table]) -> str:
 def _head(profile: Profile, runs: pd.DataFrame, figures: Sequence[Figure]) -> str:
     "The answer: its picture, its sentences, and of what data they are."
     pictures = [_picture(profile, figure) for figure in figures if figure.name == "answer"]
-    return "\n\n".join(filter(None, [*pictures, answer(runs, profile), source_of(profile).notice]))
+    return "\n\n".join(filter(None, [*pictures, answer(runs), source_of(profile).notice]))
 
 
 def _body(profile: Profile, tables: Sequence[Table], figures: Sequence[Figure], setups: Sequence[Table]) -> str:
@@ -252,7 +250,7 @@ def report_study(profile: str | Profile = "mini", tables: Sequence[Table] = (), 
     profile = as_profile(profile)
     assert_own_results(profile)
     runs = load_runs(profile)
-    of_study, setups, pictures = study_tables(runs, profile), setup_tables(profile), study_figures(runs, profile)
+    of_study, setups, pictures = study_tables(runs), setup_tables(profile), study_figures(runs, profile)
     for table in [*of_study, *setups]:
         write_table(profile, table, source_of(profile).notice)
     _forget_setups(profile, setups)

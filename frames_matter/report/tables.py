@@ -128,13 +128,11 @@ def hits(runs: pd.DataFrame, way: str = "t2v", k: int = 1) -> np.ndarray:
     return (np.array(runs[f"ranks_{way}"].tolist()) <= k).astype(float)
 
 
-def source_videos(profile: str | Profile, runs: pd.DataFrame) -> np.ndarray:
-    """The source video of each query.
+def source_videos(runs: pd.DataFrame) -> np.ndarray:
+    """The source video of each query, as the manifest of the runs' profile tells it.
 
     Parameters
     ----------
-    profile : str or Profile
-        Whose manifest tells.
     runs : DataFrame
         That kept their ranks, all over the same queries.
 
@@ -143,7 +141,7 @@ def source_videos(profile: str | Profile, runs: pd.DataFrame) -> np.ndarray:
     np.ndarray
         int (queries,), from 0; each query is by itself where the manifest is not here, or is of other clips.
     """
-    n, path = len(runs.ranks_t2v.iloc[0]), manifest_dir(as_profile(profile)) / "clips.csv"
+    n, path = len(runs.ranks_t2v.iloc[0]), manifest_dir(as_profile(runs.profile.iloc[0])) / "clips.csv"
     if path.is_file() and "evaluation_split" in runs:
         rows = pd.read_csv(path)
         kept = rows[(rows.status == "kept") & (rows.split == runs.evaluation_split.iloc[0])]
@@ -175,7 +173,7 @@ def recall(runs: pd.DataFrame, way: str = "t2v", k: int = 1) -> tuple[float, flo
         known.
     """
     if len(runs) and len(with_ranks(runs, way)) == len(runs):
-        return mean_with_interval(hits(runs, way, k), source_videos(runs.profile.iloc[0], runs))
+        return mean_with_interval(hits(runs, way, k), source_videos(runs))
     return mean_of(runs, f"{way}_r{k}"), np.nan, np.nan
 
 
@@ -500,15 +498,13 @@ def _compared_runs(runs: pd.DataFrame, start: dict, goal: dict) -> tuple[pd.Data
     return before[before.loss.isin(shared)], after[after.loss.isin(shared)]
 
 # %% ../../nbs/report/tables.ipynb #7ab00019
-def table_comparisons(runs: str | Profile | pd.DataFrame = "mini", profile: str | Profile = "mini") -> pd.DataFrame:
+def table_comparisons(runs: str | Profile | pd.DataFrame = "mini") -> pd.DataFrame:
     """What one model finds more than another, and whether that can be told: points of t2v R@1, sound protocol.
 
     Parameters
     ----------
     runs : str, Profile or DataFrame
         A profile, or what `load_runs` gave.
-    profile : str or Profile
-        Whose manifest tells the source videos.
 
     Returns
     -------
@@ -518,7 +514,7 @@ def table_comparisons(runs: str | Profile | pd.DataFrame = "mini", profile: str 
     runs = with_ranks(runs_with(as_runs(runs), protocol="sound"))
     asked = {question: _compared_runs(runs, *cells) for question, cells in questions_of(runs).items()}
     found = {question: (hits(a), hits(b)) for question, (a, b) in asked.items() if len(a) and len(b)}
-    videos = source_videos(profile, runs) if found else np.array([])
+    videos = source_videos(runs) if found else np.array([])
     return comparisons(found, videos).rename_axis("t2v R@1")
 
 
@@ -569,7 +565,7 @@ def _counted(runs: pd.DataFrame, chance: bool) -> str:
     return f"{words} (chance: {recalls})"
 
 # %% ../../nbs/report/tables.ipynb #7ab0001d
-def _zero_shot(runs: pd.DataFrame, profile: Profile) -> Table:
+def _zero_shot(runs: pd.DataFrame) -> Table:
     table = table_zero_shot(runs)
     top1 = published()["headline"]["zero_shot"]["top1_softmax_probability_of_one_clip"]
     no_recall = (
@@ -580,13 +576,13 @@ def _zero_shot(runs: pd.DataFrame, profile: Profile) -> Table:
     return Table("zero_shot", "Zero-shot", table, show(table), notes)
 
 
-def _alignment(runs: pd.DataFrame, profile: Profile) -> Table:
+def _alignment(runs: pd.DataFrame) -> Table:
     table = table_alignment(runs)
     notes = f"{counted(runs_with(runs, **FIRST))} {SPREAD} {INTERVAL} {LOSSES_APART}"
     return Table("alignment", "First improvement: alignment loss", table, show(table), notes)
 
 
-def _sampling(runs: pd.DataFrame, profile: Profile) -> Table:
+def _sampling(runs: pd.DataFrame) -> Table:
     table = table_sampling(runs)
     best = (
         "Losses of the published protocol are the best of all epochs on the validation clips, as the study took them."
@@ -596,7 +592,7 @@ def _sampling(runs: pd.DataFrame, profile: Profile) -> Table:
     return Table("sampling", title, table, show(table), notes)
 
 
-def _gap(runs: pd.DataFrame, profile: Profile) -> Table:
+def _gap(runs: pd.DataFrame) -> Table:
     table = table_gap(runs)
     definitions = (
         "The study's code takes the mean negative, its text the hardest. It gives one value a loss; that value stands "
@@ -606,7 +602,7 @@ def _gap(runs: pd.DataFrame, profile: Profile) -> Table:
     return Table("gap", "Cosine gap", table, show(table), notes)
 
 # %% ../../nbs/report/tables.ipynb #7ab0001e
-def _foils(runs: pd.DataFrame, profile: Profile) -> Table:
+def _foils(runs: pd.DataFrame) -> Table:
     table = table_foils(runs)
     queries = counted(runs, ["sound"], chance=False).removesuffix(".")
     what = (
@@ -617,7 +613,7 @@ def _foils(runs: pd.DataFrame, profile: Profile) -> Table:
     return Table("foils", "Foils: accuracy by kind of fact (%)", table, show(table), notes)
 
 
-def _retrieval(runs: pd.DataFrame, profile: Profile) -> Table:
+def _retrieval(runs: pd.DataFrame) -> Table:
     table = table_retrieval(runs)
     what = (
         "nDCG@10 takes from the mini world's facts how true a caption is of every clip. The dual softmax lets each "
@@ -628,8 +624,8 @@ def _retrieval(runs: pd.DataFrame, profile: Profile) -> Table:
     return Table("retrieval", "All of retrieval (sound protocol)", table, show(table), notes)
 
 
-def _comparisons(runs: pd.DataFrame, profile: Profile) -> Table:
-    table = table_comparisons(runs, profile)
+def _comparisons(runs: pd.DataFrame) -> Table:
+    table = table_comparisons(runs)
     losses = set(runs_with(runs, **SECOND, protocol="sound").loss)
     over = "both losses" if len(losses) == 2 else "all losses that both were trained with"
     under = f"Fine-tuning, cross-attention and fusion are compared under InfoNCE, frames over {over}."
@@ -638,24 +634,22 @@ def _comparisons(runs: pd.DataFrame, profile: Profile) -> Table:
     return Table("comparisons", title, table, show_comparisons(table), notes)
 
 # %% ../../nbs/report/tables.ipynb #7ab0001f
-def study_tables(runs: str | Profile | pd.DataFrame = "mini", profile: str | Profile = "mini") -> list[Table]:
+def study_tables(runs: str | Profile | pd.DataFrame = "mini") -> list[Table]:
     """Every table of the study that its runs can fill.
 
     Parameters
     ----------
     runs : str, Profile or DataFrame
         A profile, or what `load_runs` gave; any of the study's runs.
-    profile : str or Profile
-        Whose manifest tells the source videos.
 
     Returns
     -------
     list of Table
         In the order in which README shows them; one of which nothing was run, and that the study has not, is left out.
     """
-    runs, profile = as_runs(runs), as_profile(profile)
+    runs = as_runs(runs)
     makers = (_zero_shot, _alignment, _sampling, _gap, _foils, _retrieval, _comparisons)
-    return [table for make in makers if (table := make(runs, profile)).numbers.size]
+    return [table for make in makers if (table := make(runs)).numbers.size]
 
 # %% ../../nbs/report/tables.ipynb #7ab00022
 def table_setup(runs: pd.DataFrame) -> pd.DataFrame:
