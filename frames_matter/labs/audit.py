@@ -23,8 +23,9 @@ from .laboratory import Laboratory
 from ..model.catalogue import HEADS, LOSSES
 from ..model.protocols import PROTOCOLS, protocol_with, split_rule
 from ..report.figures import FLOOR
-from ..report.reader import Layout, published
+from ..report.reader import Layout
 from ..report.style import COLOURS, log_axis, styled, subplots
+from ..report.tables import published_losses, spread_columns
 from ..report.writers import Figure, Table, numbers, with_spread
 from ..video.sampling import SAMPLERS
 
@@ -113,12 +114,19 @@ def with_switch_names(runs: pd.DataFrame) -> pd.DataFrame:
 
 def headline(architecture: str, loss: str, sampling: str) -> tuple[str, float]:
     "A cell's name, and the number the study printed for it."
-    known, name = published()["headline"], f"{HEADS[architecture].title}, {LOSSES[loss].title}"
+    name = f"{HEADS[architecture].title}, {LOSSES[loss].title}"
     if architecture == "fusion":
-        return f"{name}, {sampling} frames", known["frame_sampling"][loss][sampling]
-    return name, known["alignment_loss"][loss]["baseline" if architecture == "viclip" else architecture]
+        return f"{name}, {sampling} frames", published_losses("second_improvement")[loss, sampling]
+    return name, published_losses("first_improvement")[loss, architecture]
 
 # %% ../../nbs/labs/audit.ipynb #52e8f1b6
+_BOTH_ENDS = {  # loss and recall of the published end and of the sound one
+    f"{measure}, {word}": (protocol, metric)
+    for protocol, word in {"published": "corrected", "sound": "left in"}.items()
+    for measure, metric in {"loss": "alignment_loss", "R@1": "t2v_r1"}.items()
+}
+
+
 def table_audit(runs: pd.DataFrame) -> pd.DataFrame:
     """Alignment loss and text-to-video R@1 by headline and switch; means and standard deviations over seeds.
 
@@ -140,21 +148,11 @@ def table_audit(runs: pd.DataFrame) -> pd.DataFrame:
             of_switch = of_cell[of_cell.switches == switch]
             if set(of_switch.protocol) == {"published", "sound"}:  # else not run, or not yet
                 row = {"headline": name, "switch": SWITCHES.get(switch, "none"), "study": known}
-                rows.append(row | _both_ends(of_switch))
+                rows.append(row | spread_columns(of_switch, _BOTH_ENDS))
     order = {headline(**cell)[0]: i for i, cell in enumerate(HEADLINES)}
     table = pd.DataFrame(rows, columns=None if rows else ["headline", "switch"])
     table = table.sort_values("headline", key=lambda names: names.map(order).fillna(9), kind="stable")
     return table.set_index(["headline", "switch"])
-
-
-def _both_ends(runs: pd.DataFrame) -> dict[str, float]:
-    "Loss and recall of the published end and of the sound one."
-    row = {}
-    for protocol, word in (("published", "corrected"), ("sound", "left in")):
-        one = runs[runs.protocol == protocol]
-        for measure, values in (("loss", one.alignment_loss), ("R@1", one.t2v_r1)):
-            row |= {f"{measure}, {word} mean": values.mean(), f"{measure}, {word} sd": values.std()}
-    return row
 
 # %% ../../nbs/labs/audit.ipynb #8ceaf106
 def show_audit(table: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from .laboratory import Laboratory
 from ..metrics.stats import comparisons
 from ..report.reader import Layout
 from ..report.style import COLOURS, log_axis, styled, subplots
-from ..report.tables import COMPARED, show_comparisons, source_videos
+from ..report.tables import COMPARED, hits, show_comparisons, source_videos
 from ..report.writers import Figure, Table, enumeration, numbers
 
 # %% ../../nbs/labs/cross_validation.ipynb #18c9b690
@@ -174,17 +174,13 @@ def table_cross(runs: pd.DataFrame) -> pd.DataFrame:
     if not asked:
         return pd.DataFrame()
     videos = np.array(runs.videos.iloc[0])
-    held = comparisons({q: (_held_hits(a), _held_hits(b)) for q, (a, b) in asked.items()}, videos)
+    held = comparisons({q: (hits(a), hits(b)) for q, (a, b) in asked.items()}, videos)
     tables = {"50 clips in turns": held}
     if len(runs.pool_ranks.iloc[0]):
         tables["the pool"] = _in_truth(asked, runs)
         held["fives right"] = [_right_direction(every_fold(a), every_fold(b)) for a, b in asked.values()]
     table = pd.concat(tables, names=["judge", "question"]).swaplevel()
     return table.sort_index(level=0, sort_remaining=False, key=lambda names: names.map(list(asked).index))
-
-
-def _held_hits(runs: pd.DataFrame) -> np.ndarray:  # (runs, clips)
-    return (np.array(runs.ranks_t2v.tolist()) <= 1).astype(float)
 
 
 def _in_truth(asked: dict[str, list[pd.DataFrame]], runs: pd.DataFrame) -> pd.DataFrame:

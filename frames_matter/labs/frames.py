@@ -18,7 +18,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from ..base.profiles import Profile
 from .laboratory import Laboratory
-from ..metrics.stats import compare, comparisons
+from ..metrics.stats import comparisons, mean_with_interval
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import COMPARED, hits, show_comparisons, source_videos
@@ -108,7 +108,7 @@ def table_frames(runs: pd.DataFrame) -> pd.DataFrame:
 def _accuracy(runs: pd.DataFrame, clips: np.ndarray, videos: np.ndarray) -> dict[str, float]:
     "Accuracy of some clips with its interval and ceiling."
     right = _choices(runs.outcomes, clips)
-    value, low, high = compare(np.zeros_like(right), right, pd.factorize(videos[clips])[0])
+    value, low, high = mean_with_interval(right, videos[clips])
     told = [np.array(list(text))[clips].astype(int).mean() for text in runs.told if isinstance(text, str)]
     ceiling = 50 * (1 + np.mean(told)) if told else np.nan
     found = {"accuracy": value, "low": low, "high": high, "ceiling": ceiling, "t2v R@1": runs.t2v_r1.mean()}

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from ..base.profiles import Profile, larger
 from ..base.registry import Registry
 from .laboratory import Laboratory
-from ..metrics.stats import compare, comparisons
+from ..metrics.stats import comparisons, mean_with_interval
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import COMPARED, hits, source_videos
@@ -186,7 +186,7 @@ def table_ladder(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _recall(found: np.ndarray, videos: np.ndarray) -> dict[str, float]:
-    return dict(zip(("t2v R@1", "low", "high"), compare(np.zeros_like(found), found, videos), strict=True))
+    return dict(zip(("t2v R@1", "low", "high"), mean_with_interval(found, videos), strict=True))
 
 
 def _difference(told: dict[str, Any] | None) -> dict[str, Any]:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'RATES', 'BATCH_SIZES', 'CONFIRMED', 'HEADS_EPOCHS', 'HEADS_RATE', 'MOST_SEEDS', 'LOSS_QUESTIONS',
            'ASKED_RATES', 'LOSS_COLOURS', 'LOSS_LABORATORY', 'loss_cells', 'all_loss_cells', 'with_both_directions',
-           'table_losses', 'loss_title', 'table_loss_questions', 'loss_answer', 'spaced', 'plot_losses', 'show_losses',
-           'loss_tables', 'loss_figures']
+           'table_losses', 'table_loss_questions', 'loss_answer', 'spaced', 'plot_losses', 'show_losses', 'loss_tables',
+           'loss_figures']
 
 # %% ../../nbs/labs/losses.ipynb #988cc5f6
 from collections.abc import Iterable
@@ -19,11 +19,11 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from ..base.profiles import Profile, larger
 from .laboratory import Laboratory
-from ..metrics.stats import compare, comparisons
+from ..metrics.stats import comparisons, mean_with_interval
 from ..model.catalogue import LOSSES
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
-from ..report.tables import hits, source_videos
+from ..report.tables import hits, in_order, source_videos, title_of
 from ..report.writers import Figure, Table, enumeration
 
 # %% ../../nbs/labs/losses.ipynb #30b9b5ef
@@ -115,22 +115,12 @@ def table_losses(runs: pd.DataFrame, method: str = "heads") -> pd.DataFrame:
         return pd.DataFrame()
     videos = source_videos(runs)
     for (size, rate), cell in runs.groupby(["batch_size", "false_negatives"]):
-        by_loss = {loss: of_loss for loss in _in_order(cell.loss) if len(of_loss := cell[cell.loss == loss])}
+        by_loss = {loss: cell[cell.loss == loss] for loss in in_order(cell.loss, LOSSES)}
         told = _against_infonce(by_loss, videos)
         for loss, of_loss in by_loss.items():
-            name = {"batch": size, "false negatives": rate, "loss": loss_title(loss)}
+            name = {"batch": size, "false negatives": rate, "loss": title_of(loss, LOSSES)}
             rows.append(name | _level(of_loss, videos) | told.get(loss, {"verdict": ""}) | _tuning(of_loss))
     return pd.DataFrame(rows).set_index(["batch", "false negatives", "loss"])
-
-
-def loss_title(name: str) -> str:
-    "A loss in words; one that is registered no more stands for itself."
-    return LOSSES[name].title if name in LOSSES else name
-
-
-def _in_order(names: pd.Series) -> list[str]:
-    "Names of losses in the order in which they are registered."
-    return [name for name in LOSSES if name in set(names)] + sorted(set(names) - set(LOSSES))
 
 
 def _against_infonce(by_loss: dict[str, pd.DataFrame], videos: np.ndarray) -> dict[str, dict]:
@@ -144,8 +134,7 @@ def _against_infonce(by_loss: dict[str, pd.DataFrame], videos: np.ndarray) -> di
 
 
 def _level(runs: pd.DataFrame, videos: np.ndarray) -> dict[str, float]:
-    found = _recall(runs)
-    recall = dict(zip(("R@1", "R@1 low", "R@1 high"), compare(np.zeros_like(found), found, videos), strict=True))
+    recall = dict(zip(("R@1", "R@1 low", "R@1 high"), mean_with_interval(_recall(runs), videos), strict=True))
     return recall | {"t2v R@1": runs.t2v_r1.mean(), "v2t R@1": runs.v2t_r1.mean(), "nDCG": runs.ndcg.mean()}
 
 
@@ -243,7 +232,7 @@ def _label_ends(ax: Axes, ends: dict[str, float], x: float, gap: float) -> None:
     "The names of the losses beside the ends of their lines."
     for (loss, y), at in zip(ends.items(), spaced(ends.values(), gap), strict=True):
         colour = LOSS_COLOURS.get(loss, COLOURS["grey"])
-        name = loss_title(loss).split(" (")[0]
+        name = title_of(loss, LOSSES).split(" (")[0]
         line = dict(arrowstyle="-", color=colour, lw=0.5)
         ax.annotate(name, (x, y), (x + 0.35, at), va="center", fontsize=8, color=colour, arrowprops=line)
 
@@ -251,7 +240,7 @@ def _label_ends(ax: Axes, ends: dict[str, float], x: float, gap: float) -> None:
 def _panel(ax: Axes, size: int, of_size: pd.DataFrame, gap: float) -> None:
     "One size of batch: every loss against InfoNCE, by rate of false negatives."
     rates = list(of_size.index.unique("false negatives"))
-    names = {loss_title(loss): loss for loss in LOSSES}
+    names = {title_of(loss, LOSSES): loss for loss in LOSSES}
     ends = {"infonce": 0.0}
     ax.plot(range(len(rates)), [0] * len(rates), color="black", lw=1.2)
     for name in of_size.index.unique("loss").drop("InfoNCE", errors="ignore"):

@@ -17,10 +17,11 @@ from ..base.profiles import Profile, as_profile, assert_own_results, results_dir
 from ..data.sources import source_of
 from ..metrics.stats import LEAST_VIDEOS
 from .figures import study_figures
-from .reader import as_runs, load_runs, published
+from .reader import as_runs, load_runs
 from frames_matter.report.tables import (
     SECOND,
     ZERO_SHOT,
+    published_losses,
     recall,
     runs_with,
     setup_tables,
@@ -98,7 +99,7 @@ def _leak_sentence(runs: pd.DataFrame) -> str:
     if not (len(ours) and len(uniform) and len(zero_shot)):
         return ""
     losses = ours.groupby(["loss", "sampling"]).alignment_loss.mean()
-    printed = [v for by_strategy in published()["headline"]["frame_sampling"].values() for v in by_strategy.values()]
+    printed = published_losses("second_improvement").values()
     n = int(sound.n_queries.max())
     return (
         f"The study's measure cannot show it: by its own procedure fusion reaches losses of {losses.min():.4f} to "
