@@ -1,6 +1,7 @@
 """The laboratories' tables, figures and sentences, from invented records whose truth is known."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -331,6 +332,30 @@ def test_cross_validation(store):
 
 
 # --- any of them ---
+
+
+@pytest.mark.parametrize(
+    "laboratory, records, profile, clips",
+    [
+        (frames.FRAMES, frame_records, "mini", 240),
+        (losses.LOSS_LABORATORY, loss_records, "mini1000", 240),
+        (losses.LOSS_LABORATORY, loss_records, "mini", 240),
+        (ladder.LADDER, rung_records, "mini1000", 240),
+        (cross_validation.CROSS_VALIDATION, cross_records, "mini", 60),
+    ],
+)
+def test_of_few_source_videos_no_interval_is_said(store, tmp_path, laboratory, records, profile, clips):
+    made = records()
+    for line in made:
+        if "videos" in line["metrics"]:
+            line["metrics"]["videos"] = [clip % 4 for clip in line["metrics"]["videos"]]
+    store(made)
+    manifest = tmp_path / "data_manifest" / profile / "clips.csv"
+    manifest.parent.mkdir(parents=True)
+    rows = pd.DataFrame({"youtube_id": np.arange(clips) % 4}).assign(status="kept", split="pool")
+    rows.to_csv(manifest, index=False)
+    said = laboratory.sentence("mini")
+    assert "cannot be told" in said and not re.search(r"\bnan\b", said)
 
 
 def test_a_laboratory_is_one_object(store):

@@ -25,7 +25,7 @@ from ..metrics.stats import comparisons
 from ..report.reader import Layout
 from ..report.style import COLOURS, log_axis, styled, subplots
 from ..report.tables import COMPARED, hits, show_comparisons, source_videos
-from ..report.writers import Figure, Table, enumeration, numbers
+from ..report.writers import Figure, Table, difference_in_words, enumeration, interval, numbers
 
 # %% ../../nbs/labs/cross_validation.ipynb #18c9b690
 FOLD = 5  # clips held out at a time, the study's number
@@ -224,15 +224,14 @@ def _five_sentence(folds: pd.DataFrame, table: pd.DataFrame) -> str:
 def _fifty_sentence(table: pd.DataFrame) -> str:
     asked = table.xs("50 clips in turns", level="judge")
     told = [_told(question, row, table.loc[(question, "the pool")]) for question, row in asked.iterrows()]
-    return (
-        f"Fifty clips in turns, in points of R@1 of five: {enumeration(told)}. The smallest difference they would "
-        f"have found is {asked.detectable.min():.0f} to {asked.detectable.max():.0f} points."
-    )
+    said = f"Fifty clips in turns, in points of R@1 of five: {enumeration(told)}."
+    found = interval(asked.detectable.min(), asked.detectable.max(), ".0f", nothing="")
+    return f"{said} The smallest difference they would have found is {found} points." if found else said
 
 
 def _told(question: str, held: pd.Series, true: pd.Series) -> str:
     def said(row: pd.Series) -> str:
-        return f"{row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f}, {row.verdict})"
+        return difference_in_words(row.difference, row.low, row.high, row.verdict)
 
     return f"{question}: {said(held)} where the pool says {said(true)}"
 

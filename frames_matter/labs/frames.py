@@ -18,11 +18,11 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from ..base.profiles import Profile
 from .laboratory import Laboratory
-from ..metrics.stats import comparisons, mean_with_interval
+from ..metrics.stats import BETTER, UNDECIDED, WORSE, comparisons, mean_with_interval
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import COMPARED, hits, show_comparisons, source_videos
-from ..report.writers import Figure, Table, enumeration
+from ..report.writers import Figure, Table, difference_in_words, enumeration, interval
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/labs/frames.ipynb #e8585593
@@ -188,7 +188,7 @@ def frames_answer(runs: pd.DataFrame) -> str:
     compared = table_frames_recall(runs)
     strategies = compared[~compared.index.isin(BROKEN)]
     table = table_frames(runs)
-    said = [_verdict_sentence(strategies, verdict) for verdict in ("better", "worse")]
+    said = [_verdict_sentence(strategies, verdict) for verdict in (BETTER, WORSE)]
     return " ".join(filter(None, [*said, _untold_sentence(strategies), _order_sentence(table)]))
 
 
@@ -197,17 +197,19 @@ def _verdict_sentence(strategies: pd.DataFrame, verdict: str) -> str:
     words, rows = shown_in_words(), strategies[strategies.verdict == verdict]
     if not len(rows):
         return ""
-    each = [f"{words[n]} ({r.difference:+.1f}, {r.low:+.1f} to {r.high:+.1f})" for n, r in rows.iterrows()]
+    told = rows[["difference", "low", "high"]].itertuples()
+    each = [f"{words[name]} ({difference_in_words(*ends)})" for name, *ends in told]
     return f"{verdict.capitalize()} than uniform frames in text-to-video R@1: {enumeration(each)}."
 
 
 def _untold_sentence(strategies: pd.DataFrame) -> str:
     "Of which looks nothing can be told."
-    words, rows = shown_in_words(), strategies[strategies.verdict == "cannot be told"]
+    words, rows = shown_in_words(), strategies[strategies.verdict == UNDECIDED]
     if not len(rows):
         return ""
-    reach = f"intervals from {rows.low.min():+.1f} to {rows.high.max():+.1f} points"
-    return f"Of {enumeration([words[n] for n in rows.index])} it cannot be told ({reach})."
+    reach = interval(rows.low.min(), rows.high.max(), "+.1f", nothing="")
+    points = f" (intervals from {reach} points)" if reach else ""
+    return f"Of {enumeration([words[n] for n in rows.index])} it cannot be told{points}."
 
 
 def _order_sentence(table: pd.DataFrame) -> str:
@@ -216,10 +218,16 @@ def _order_sentence(table: pd.DataFrame) -> str:
         return ""
     uniform, mean = (table.loc[(look, "order")] for look in ("uniform", "mean"))
     return (
-        f"The order of two events is told by uniform frames in {uniform.accuracy:.0f} % of the clips "
-        f"({uniform.low:.0f} to {uniform.high:.0f}) and by the mean of all frames in {mean.accuracy:.0f} % "
-        f"({mean.low:.0f} to {mean.high:.0f}); 50 % is guessing."
+        f"The order of two events is told by uniform frames in {uniform.accuracy:.0f} % of the clips"
+        f"{_in_brackets(uniform)} and by the mean of all frames in {mean.accuracy:.0f} %{_in_brackets(mean)}; "
+        "50 % is guessing."
     )
+
+
+def _in_brackets(row: pd.Series) -> str:
+    "The interval of an accuracy; nothing where there is none."
+    ends = interval(row.low, row.high, ".0f", nothing="")
+    return f" ({ends})" if ends else ""
 
 # %% ../../nbs/labs/frames.ipynb #5aed0bae
 def frames_tables(runs: pd.DataFrame) -> list[Table]:

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from ..base.profiles import Profile, larger
 from .laboratory import Laboratory
-from ..metrics.stats import comparisons, mean_with_interval
+from ..metrics.stats import VERDICTS, comparisons, mean_with_interval
 from ..model.catalogue import LOSSES
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import hits, in_order, source_videos, title_of
-from ..report.writers import Figure, Table, enumeration
+from ..report.writers import Figure, Table, enumeration, interval
 
 # %% ../../nbs/labs/losses.ipynb #30b9b5ef
 METHODS = {"heads": "linear heads, temperature tuned", "full": "fine-tuned tower"}  # what is trained, in words
@@ -185,12 +185,12 @@ def loss_answer(runs: pd.DataFrame) -> str:
 
 
 def _question_sentence(question: str, method: str, rows: pd.DataFrame) -> str:
-    counted = {v: int((rows.verdict == v).sum()) for v in ("better", "worse", "cannot be told")}
+    counted = {v: int((rows.verdict == v).sum()) for v in VERDICTS}
     counts = enumeration([f"{n} of {len(rows)} {verdict}" for verdict, n in counted.items() if n])
-    return (
-        f"{question} ({method}): {counts}; differences of {rows.difference.min():+.1f} to {rows.difference.max():+.1f} "
-        f"points of R@1, where {rows.detectable.min():.1f} to {rows.detectable.max():.1f} could have been seen."
-    )
+    differences = interval(rows.difference.min(), rows.difference.max(), "+.1f")
+    found = interval(rows.detectable.min(), rows.detectable.max(), nothing="")
+    seen = f", where {found} could have been seen" if found else ""
+    return f"{question} ({method}): {counts}; differences of {differences} points of R@1{seen}."
 
 # %% ../../nbs/labs/losses.ipynb #40557535
 LOSS_COLOURS = {
