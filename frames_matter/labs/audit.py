@@ -26,7 +26,7 @@ from ..report.figures import FLOOR
 from ..report.reader import Layout
 from ..report.style import COLOURS, log_axis, styled, subplots
 from ..report.tables import published_losses, spread_columns
-from ..report.writers import Figure, Table, numbers, with_spread
+from ..report.writers import Figure, Table, intervals, numbers, with_spread
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/labs/audit.ipynb #9dcf32d8
@@ -259,13 +259,12 @@ def _against_chance(runs: pd.DataFrame, protocol: str, level: float) -> dict[str
 # %% ../../nbs/labs/audit.ipynb #853c0d9b
 def show_canary(table: pd.DataFrame) -> pd.DataFrame:
     "`table_canary` for reading."
-    chance = [f"{low:.1f} to {high:.1f}" for low, high in zip(table.low, table.high, strict=True)]
     columns = {
         "loss": with_spread(table["loss mean"], table["loss sd"], 4),
         "loss of chance": numbers(table["chance loss"], ".2f"),
         "so the loss says": table["finds nothing"].map({True: "nothing found", False: "**found something**"}),
         "t2v R@1 (%)": numbers(table["t2v R@1"]),
-        "chance leaves (%)": chance,
+        "chance leaves (%)": intervals(table.low, table.high),
         "so the recall says": table["recall is chance"].map({True: "nothing found", False: "**not chance**"}),
     }
     return pd.DataFrame(columns, index=table.index)

@@ -25,7 +25,7 @@ from ..metrics.stats import comparisons
 from ..report.reader import Layout
 from ..report.style import COLOURS, log_axis, styled, subplots
 from ..report.tables import COMPARED, hits, show_comparisons, source_videos
-from ..report.writers import Figure, Table, difference_in_words, enumeration, interval, numbers
+from ..report.writers import Figure, Table, difference_in_words, enumeration, interval, intervals, numbers
 
 # %% ../../nbs/labs/cross_validation.ipynb #18c9b690
 FOLD = 5  # clips held out at a time, the study's number
@@ -133,8 +133,7 @@ def show_folds(table: pd.DataFrame) -> pd.DataFrame:
     "`table_folds` for reading."
 
     def reach(name: str, digits: int) -> list[str]:
-        ends = zip(table[f"{name}, low"], table[f"{name}, high"], strict=True)
-        return [f"{low:.{digits}f} to {high:.{digits}f}" for low, high in ends]
+        return intervals(table[f"{name}, low"], table[f"{name}, high"], f".{digits}f")
 
     columns = {
         "R@1 of 5, true": numbers(table["R@1 of 5, true"]),

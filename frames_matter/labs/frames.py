@@ -21,7 +21,7 @@ from .laboratory import Laboratory
 from ..metrics.stats import BETTER, UNDECIDED, WORSE, comparisons, mean_with_interval
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
-from ..report.tables import COMPARED, hits, show_comparisons, source_videos
+from ..report.tables import COMPARED, hits, in_order, show_comparisons, source_videos
 from ..report.writers import Figure, Table, difference_in_words, enumeration, interval
 from ..video.sampling import SAMPLERS
 
@@ -122,8 +122,7 @@ def show_frames(table: pd.DataFrame) -> pd.DataFrame:
     wide = pd.Series(cells, table.index).unstack("kind")[kinds]
     recall = table["t2v R@1"].groupby("look").first().map("{:.1f}".format)
     words = shown_in_words()
-    ordered = [n for n in words if n in wide.index] + [n for n in wide.index if n not in words]
-    return wide.assign(**{"t2v R@1": recall}).loc[ordered].rename(words).rename_axis("frames")
+    return wide.assign(**{"t2v R@1": recall}).loc[in_order(wide.index, words)].rename(words).rename_axis("frames")
 
 
 def _with_ceiling(accuracy: float, ceiling: float) -> str:

@@ -25,7 +25,7 @@ from ..metrics.stats import BETTER, UNDECIDED, WORSE, comparisons, mean_with_int
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import COMPARED, hits, source_videos
-from ..report.writers import Figure, Table, difference_in_words, intervals, numbers
+from ..report.writers import Figure, Table, difference_in_words, intervals, numbers, with_spread
 
 # %% ../../nbs/labs/ladder.ipynb #a91ffd8c
 @dataclass(frozen=True)
@@ -286,8 +286,7 @@ def show_numbers(table: pd.DataFrame) -> pd.DataFrame:
             digits = 3 if "temperature" in name or "NLL" in name else 1
             columns[name] = [_number(value, digits) for value in table[name]]
         else:
-            spreads = zip(table[column], table[f"{name} sd"], strict=True)
-            columns[name] = [_mean(mean, deviation) for mean, deviation in spreads]
+            columns[name] = with_spread(table[column], table[f"{name} sd"], 1)
     return pd.DataFrame(columns, index=table.index)
 
 
@@ -296,12 +295,6 @@ def _number(value: float, digits: int) -> str:
         return "–"
     whole = float(value).is_integer() and (abs(value) >= 1 or value == 0)
     return f"{value:,.0f}" if whole else f"{value:.{digits}f}"
-
-
-def _mean(mean: float, deviation: float) -> str:
-    if pd.isna(mean):
-        return "–"
-    return f"{mean:.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
 
 # %% ../../nbs/labs/ladder.ipynb #5e735768
 def _rung(ax: Axes, rows: pd.DataFrame, rung: Rung, places: np.ndarray, zero: float) -> None:

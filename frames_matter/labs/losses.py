@@ -24,7 +24,7 @@ from ..model.catalogue import LOSSES
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import hits, in_order, source_videos, title_of
-from ..report.writers import Figure, Table, enumeration, interval
+from ..report.writers import Figure, Table, enumeration, interval, intervals, numbers
 
 # %% ../../nbs/labs/losses.ipynb #30b9b5ef
 METHODS = {"heads": "linear heads, temperature tuned", "full": "fine-tuned tower"}  # what is trained, in words
@@ -272,29 +272,21 @@ def show_losses(table: pd.DataFrame) -> pd.DataFrame:
     "`table_losses` or `table_loss_questions` for reading; what was not compared is left blank."
     columns = {}
     if "R@1" in table:
-        columns["R@1"] = _joined(_text(table["R@1"], ".1f"), _spans(table["R@1 low"], table["R@1 high"], ".1f"))
-    columns["difference"] = _text(table.difference, "+.1f")
-    columns["95 % interval"] = _spans(table.low, table.high, "+.1f")
-    columns["detectable"] = _text(table.detectable, ".1f")
+        columns["R@1"] = _joined(numbers(table["R@1"]), intervals(table["R@1 low"], table["R@1 high"], nothing=""))
+    columns["difference"] = numbers(table.difference, "+.1f", nothing="")
+    columns["95 % interval"] = intervals(table.low, table.high, "+.1f", nothing="")
+    columns["detectable"] = numbers(table.detectable, nothing="")
     columns["verdict"] = table.verdict
     if "nDCG" in table:
-        columns["nDCG"] = _text(table["nDCG"], ".1f")
-    graded = _spans(table["nDCG low"], table["nDCG high"], "+.1f")
-    columns["nDCG difference"] = _joined(_text(table["nDCG difference"], "+.1f"), graded)
+        columns["nDCG"] = numbers(table["nDCG"], nothing="")
+    graded = numbers(table["nDCG difference"], "+.1f", nothing="")
+    columns["nDCG difference"] = _joined(graded, intervals(table["nDCG low"], table["nDCG high"], "+.1f", nothing=""))
     columns |= {name: table[name].astype(str) for name in ("temperature", "seeds") if name in table}
     return _rates_in_percent(pd.DataFrame(columns, index=table.index))
 
 
-def _text(values: pd.Series, form: str) -> list[str]:
-    return ["" if pd.isna(value) else f"{value:{form}}" for value in values]
-
-
-def _spans(low: pd.Series, high: pd.Series, form: str) -> list[str]:
-    return ["" if pd.isna(a) else f"{a:{form}} to {b:{form}}" for a, b in zip(low, high, strict=True)]
-
-
 def _joined(values: list[str], spans: list[str]) -> list[str]:
-    return [f"{value} ({span})" if value else "" for value, span in zip(values, spans, strict=True)]
+    return [f"{value} ({span})" if span else value for value, span in zip(values, spans, strict=True)]
 
 
 def _rates_in_percent(table: pd.DataFrame) -> pd.DataFrame:

@@ -28,7 +28,15 @@ from frames_matter.report.tables import (
     study_tables,
     table_comparisons,
 )
-from .writers import Figure, Table, difference_in_words, enumeration, write_figure, write_table
+from frames_matter.report.writers import (
+    Figure,
+    Table,
+    difference_in_words,
+    enumeration,
+    interval,
+    write_figure,
+    write_table,
+)
 
 # %% ../../nbs/report/readme.ipynb #1af3e3da
 def _by_verdict(rows: pd.DataFrame, short: Callable[[str], str]) -> str:
@@ -104,8 +112,8 @@ def _leak_sentence(runs: pd.DataFrame) -> str:
 def _in_percent(runs: pd.DataFrame) -> str:
     "Text-to-video R@1 with its interval."
     value, low, high = recall(runs)
-    interval = "" if pd.isna(low) else f" ({low:.1f} to {high:.1f})"
-    return f"{value:.1f} %{interval}"
+    ends = interval(low, high, nothing="")
+    return f"{value:.1f} % ({ends})" if ends else f"{value:.1f} %"
 
 # %% ../../nbs/report/readme.ipynb #4ead0005
 def answer(runs: str | Profile | pd.DataFrame = "mini") -> str:

@@ -12,7 +12,7 @@ __all__ = ['ZERO_SHOT', 'FIRST', 'SECOND', 'VARIES', 'WAYS', 'LOSS_OF', 'DUAL_SO
            'counted', 'study_tables', 'table_setup', 'setup_tables']
 
 # %% ../../nbs/report/tables.ipynb #481346a0
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..base.registry import Registry
 from ..metrics.stats import comparisons, mean_with_interval
 from ..model.catalogue import HEADS, LOSSES
 from .reader import STUDY, as_runs, other_setups, published
-from .writers import Table, intervals, numbers
+from .writers import Table, interval, intervals, mean_with_spread, numbers
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/report/tables.ipynb #7ab00002
@@ -32,15 +32,15 @@ def title_of(name: str, registry: Registry) -> str:
     return registry[name].title if name in registry else name
 
 
-def in_order(names: Iterable[str], registry: Registry) -> list[str]:
+def in_order(names: Iterable[str], registry: Mapping[str, Any]) -> list[str]:
     """Names, each once, in the order of tables and figures.
 
     Parameters
     ----------
     names : iterable of str
         As records have them, registered or not.
-    registry : Registry
-        Of strategies, losses or heads.
+    registry : Mapping
+        Such as that of strategies, losses or heads.
 
     Returns
     -------
@@ -261,12 +261,8 @@ def _digits(column: str, row: Any) -> int:
 
 def _text(digits: int, value: float, sd: float, low: float, high: float) -> str:
     "A mean with its interval or its standard deviation."
-    if pd.isna(value):
-        return "–"
-    text = f"{value:.{digits}f}"
-    if not pd.isna(low):
-        return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
-    return text if pd.isna(sd) else f"{text} ± {sd:.{digits}f}"
+    ends = interval(low, high, f".{digits}f", nothing="")
+    return f"{value:.{digits}f} ({ends})" if ends else mean_with_spread(value, sd, digits)
 
 # %% ../../nbs/report/tables.ipynb #7ab0000d
 DUAL_SOFTMAX = "t2v R@1, dual softmax"  # is no recall of single queries
