@@ -25,7 +25,7 @@ from ..model.protocols import PROTOCOLS, protocol_with, split_rule
 from ..report.figures import FLOOR
 from ..report.reader import Layout
 from ..report.style import COLOURS, log_axis, styled, subplots
-from ..report.tables import published_losses, spread_columns
+from ..report.tables import PROTOCOL_NAMES, published_losses, spread_columns
 from ..report.writers import Figure, Table, intervals, numbers, with_spread
 from ..video.sampling import SAMPLERS
 
@@ -146,7 +146,7 @@ def table_audit(runs: pd.DataFrame) -> pd.DataFrame:
         name, known = headline(*cell)
         for switch in ["", *SWITCHES]:
             of_switch = of_cell[of_cell.switches == switch]
-            if set(of_switch.protocol) == {"published", "sound"}:  # else not run, or not yet
+            if set(of_switch.protocol) == set(PROTOCOL_NAMES):  # else not run, or not yet
                 row = {"headline": name, "switch": SWITCHES.get(switch, "none"), "study": known}
                 rows.append(row | spread_columns(of_switch, _BOTH_ENDS))
     order = {headline(**cell)[0]: i for i, cell in enumerate(HEADLINES)}
@@ -234,7 +234,7 @@ def table_canary(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     for (canary, architecture, protocol), of_cell in cells:
         name = {"protocol": protocol, "canary": CANARY_TITLES[canary], "model": HEADS[architecture].title}
         rows.append(name | _against_chance(of_cell, protocol, level))
-    orders = ("published", "sound"), tuple(CANARY_TITLES.values()), tuple(head.title for head in HEADS.values())
+    orders = PROTOCOL_NAMES, tuple(CANARY_TITLES.values()), tuple(head.title for head in HEADS.values())
     order = {name: i for names in orders for i, name in enumerate(names)}
     keys = ["protocol", "canary", "model"]
     return pd.DataFrame(rows).sort_values(keys, key=lambda s: s.map(order), ignore_index=True).set_index(keys)
@@ -272,7 +272,7 @@ def show_canary(table: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/labs/audit.ipynb #5ca98e27
 def audit_answer(runs: pd.DataFrame) -> str:
     "What made the published numbers; empty unless switches and canaries were run under both protocols."
-    both = {"published", "sound"}
+    both = set(PROTOCOL_NAMES)
     if set(runs[runs.canary != ""].protocol) != both or set(runs[runs.canary == ""].protocol) != both:
         return ""
     table, canary = table_audit(runs), table_canary(runs)

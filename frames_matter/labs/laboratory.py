@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..base.profiles import Profile, as_profile
 from ..base.registry import resolve
-from ..data.sources import SOURCES
+from ..data.sources import source_of
 from ..report.reader import Layout, load_records
 from ..report.writers import Figure, Table, write_figure, write_table
 
@@ -61,7 +61,7 @@ class Reporting:
             return [], []
         tables, figures = self.tables(runs), self.figures(runs)
         for table in tables:
-            write_table(profile, table, SOURCES[profile.source].notice)
+            write_table(profile, table, source_of(profile).notice)
         return tables, [figure for figure in figures if write_figure(profile, figure)]
 
 # %% ../../nbs/labs/laboratory.ipynb #7e483c5e

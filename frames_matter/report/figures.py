@@ -7,7 +7,7 @@ __all__ = ['FLOOR', 'CURVES', 'DOT_COLOURS', 'GAP_DOTS', 'Evidence', 'plot_curve
            'similarity_path', 'save_similarity', 'contact_sheet', 'study_figures']
 
 # %% ../../nbs/report/figures.ipynb #7b2afc06
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,15 +159,21 @@ def _loss_colours(losses: list[str]) -> dict[str, str]:
     return {loss: COLOURS[DOT_COLOURS[i % len(DOT_COLOURS)]] for i, loss in enumerate(losses)}
 
 
+def _rows_of_dots(strategies: list[str], losses: list[str]) -> Iterator[tuple[str, str, float, str]]:
+    "Loss, strategy, height and colour of every row of dots: those of one strategy lie beside each other."
+    for (loss, colour), beside in zip(_loss_colours(losses).items(), _places(len(losses), 0.14), strict=True):
+        for y, strategy in enumerate(strategies):
+            yield loss, strategy, y + beside, colour
+
+
 def _by_loss(ax: Axes, runs: pd.DataFrame, rows: list[str], losses: list[str]) -> None:
     "The study's measure of every run, with a bar for what the study printed."
     printed = published_losses("second_improvement")
-    for (loss, colour), beside in zip(_loss_colours(losses).items(), _places(len(losses), 0.14), strict=True):
-        for y, strategy in enumerate(rows):
-            values = runs_with(runs, protocol="published", loss=loss, sampling=strategy).alignment_loss
-            _dots(ax, values.clip(lower=FLOOR), y + beside, colour, alpha=0.75, clip_on=False)
-            if (loss, strategy) in printed:
-                ax.plot(printed[loss, strategy], y + beside, "|", color=colour, ms=11, mew=2)
+    for loss, strategy, y, colour in _rows_of_dots(rows, losses):
+        values = runs_with(runs, protocol="published", loss=loss, sampling=strategy).alignment_loss
+        _dots(ax, values.clip(lower=FLOOR), y, colour, alpha=0.75, clip_on=False)
+        if (loss, strategy) in printed:
+            ax.plot(printed[loss, strategy], y, "|", color=colour, ms=11, mew=2)
     log_axis(ax.xaxis)
     ax.set(
         title="The study's measure: alignment loss, low is good",
@@ -180,11 +186,9 @@ def _by_loss(ax: Axes, runs: pd.DataFrame, rows: list[str], losses: list[str]) -
 # %% ../../nbs/report/figures.ipynb #f1600005
 def _by_recall(ax: Axes, runs: pd.DataFrame, rows: list[str], losses: list[str]) -> None:
     "The recall of every run."
-    for (loss, colour), beside in zip(_loss_colours(losses).items(), _places(len(losses), 0.14), strict=True):
-        for y, strategy in enumerate(rows):
-            of_cell = runs_with(runs, protocol="sound", loss=loss, sampling=strategy)
-            values = of_cell.get("t2v_r1", pd.Series(dtype=float))
-            _dots(ax, values, y + beside, colour, alpha=0.75, clip_on=False)
+    for loss, strategy, y, colour in _rows_of_dots(rows, losses):
+        of_cell = runs_with(runs, protocol="sound", loss=loss, sampling=strategy)
+        _dots(ax, of_cell.get("t2v_r1", pd.Series(dtype=float)), y, colour, alpha=0.75, clip_on=False)
     title = "Retrieval: clips found, high is good"
     ax.set(title=title, xlabel="text-to-video R@1 in %, sound protocol; dot = our run")
 

@@ -19,8 +19,8 @@ from typing import Any
 import pandas as pd
 
 from ..base.errors import UserError
-from ..base.profiles import Profile, as_profile, results_dir
-from ..study.store import read_records
+from ..base.profiles import Profile, as_profile
+from ..study.store import read_records, runs_path
 
 # %% ../../nbs/report/reader.ipynb #4855c933
 @functools.cache
@@ -55,9 +55,6 @@ class Layout:
     part: str = "phase"
     per_part: tuple[str, ...] = ()
     plain: dict[str, Any] = field(default_factory=dict)
-
-    def __hash__(self) -> int:
-        return hash((self.phases, self.cell))
 
 
 STUDY = Layout(
@@ -151,7 +148,7 @@ def load_records(profile: str | Profile, layout: Layout, own: bool = False) -> p
 
 def _records_of(profile: str | Profile, own: bool) -> list[dict]:
     profile = as_profile(profile)
-    found = read_records(results_dir(profile) / "runs.jsonl")
+    found = read_records(runs_path(profile))
     return [r for r in found if not own or r["spec"]["profile"] == profile.name]
 
 
@@ -179,7 +176,7 @@ def load_runs(profile: str | Profile = "mini") -> pd.DataFrame:
     if not len(runs):
         profile = as_profile(profile)
         raise UserError(
-            f"No finished runs of profile {profile.name!r} in {results_dir(profile) / 'runs.jsonl'}; "
+            f"No finished runs of profile {profile.name!r} in {runs_path(profile)}; "
             f"run `frames-matter reproduce --profile {profile.name}` first."
         )
     return runs
@@ -204,35 +201,31 @@ class OtherSetup:
         return ", ".join(f"{name} {here} (record: {record})" for name, (here, record) in self.differs.items())
 
 
-def other_setups(profile: str | Profile, layout: Layout = STUDY, own: bool = True) -> list[OtherSetup]:
-    """The runs of a profile's store that are of another set-up than the record's, set-up by set-up.
+def other_setups(profile: str | Profile) -> list[OtherSetup]:
+    """The study's runs of a profile that are of another set-up than the record's, set-up by set-up.
 
     Parameters
     ----------
     profile : str or Profile
         Whose results.
-    layout : Layout
-        Which runs, and what tells them apart; the study's.
-    own : bool
-        Only runs on this very profile's data.
     """
-    records = [r for r in _records_of(profile, own) if r["spec"]["phase"] in layout.phases]
+    records = [r for r in _records_of(profile, own=True) if r["spec"]["phase"] in STUDY.phases]
     found = []
-    while record := of_one_setup(records, layout):
+    while record := of_one_setup(records, STUDY):
         found.append(record)
-        taken = {_key(setup_of(r, layout)) for r in record}
-        records = [r for r in records if _key(setup_of(r, layout)) not in taken]
-    return [_other(of, found[0], layout) for of in found[1:]]
+        taken = {_key(setup_of(r, STUDY)) for r in record}
+        records = [r for r in records if _key(setup_of(r, STUDY)) not in taken]
+    return [_other(of, found[0]) for of in found[1:]]
 
 
-def _other(records: list[dict], of_record: list[dict], layout: Layout) -> OtherSetup:
-    here, there = setup_of(records[0], layout, per_part=False), setup_of(of_record[0], layout, per_part=False)
+def _other(records: list[dict], of_record: list[dict]) -> OtherSetup:
+    here, there = setup_of(records[0], STUDY, per_part=False), setup_of(of_record[0], STUDY, per_part=False)
     names = sorted(here.keys() | there.keys())
     differs = {n: (here.get(n, "–"), there.get(n, "–")) for n in names if here.get(n) != there.get(n)}
     if not differs:  # then a part has other epochs than in the record
-        parts = {r["spec"].get(layout.part): setup_of(r, layout) for r in of_record}
+        parts = {r["spec"].get(STUDY.part): setup_of(r, STUDY) for r in of_record}
         for record in records:
-            other = parts.get(record["spec"].get(layout.part), {})
-            differs |= {n: (v, other.get(n, "–")) for n, v in setup_of(record, layout).items() if v != other.get(n)}
-    name = hashlib.sha256(_key(setup_of(records[0], layout)).encode()).hexdigest()[:8]
-    return OtherSetup(name, differs, pd.DataFrame([_row(r, layout) for r in records]))
+            other = parts.get(record["spec"].get(STUDY.part), {})
+            differs |= {n: (v, other.get(n, "–")) for n, v in setup_of(record, STUDY).items() if v != other.get(n)}
+    name = hashlib.sha256(_key(setup_of(records[0], STUDY)).encode()).hexdigest()[:8]
+    return OtherSetup(name, differs, pd.DataFrame([_row(r, STUDY) for r in records]))

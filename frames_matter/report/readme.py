@@ -19,6 +19,7 @@ from ..metrics.stats import BETTER, LEAST_VIDEOS, UNDECIDED, WORSE
 from .figures import study_figures
 from .reader import as_runs, load_runs
 from frames_matter.report.tables import (
+    PROTOCOL_NAMES,
     SECOND,
     ZERO_SHOT,
     published_losses,
@@ -93,7 +94,7 @@ def _improvements_sentence(compared: pd.DataFrame) -> str:
 def _leak_sentence(runs: pd.DataFrame) -> str:
     "What the study's measure says of the fusion transformer, and what retrieval says."
     fused = runs_with(runs, **SECOND)
-    ours, sound = (runs_with(fused, protocol=protocol) for protocol in ("published", "sound"))
+    ours, sound = (runs_with(fused, protocol=protocol) for protocol in PROTOCOL_NAMES)
     uniform = runs_with(sound, sampling="uniform", loss="infonce")
     zero_shot = runs_with(runs, **ZERO_SHOT, protocol="sound")
     if not (len(ours) and len(uniform) and len(zero_shot)):
