@@ -193,6 +193,9 @@ def test_gaps_agree(losses):
             continue
         video, text = (torch.nn.functional.normalize(x.detach(), dim=-1) for x in embeddings(case))
         assert cosine_gap(text @ video.T, kind="mean") == pytest.approx(case["mean_gap"], rel=1e-8)
+        trained = (text @ video.T).float().requires_grad_()
+        assert cosine_gap(trained, kind="mean") == pytest.approx(case["mean_gap"], abs=1e-6)
+        assert cosine_gap(trained.bfloat16(), kind="mean") == pytest.approx(case["mean_gap"], abs=0.02)
         assert cosine_gap(text @ video.T, kind="hardest") == pytest.approx(case["hardest_gap_v2t"], rel=1e-8)
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hub_server import COMMIT, serve_hub
 
+from frames_matter.base.errors import UserError
+from frames_matter.base.hub import hub_file, hub_list
+
 FETCH = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
@@ -159,3 +162,10 @@ def test_a_connection_that_keeps_breaking_leaves_nothing_behind(tmp_path):
         for p in tmp_path.rglob("*")
         if p.is_file() and p.stat().st_size == len(LARGE) or p.name.endswith(".incomplete")
     ]
+
+
+@pytest.mark.parametrize("name", ["a b/c!", "owner/", "owner//repository", "../x/y"])
+def test_a_repository_that_cannot_be_one_is_told_of_a_file_and_of_a_list(name):
+    for ask in (lambda: hub_file(name, "weights.pth"), lambda: hub_list(name)):
+        with pytest.raises(UserError, match="is no repository's name; write owner/repository"):
+            ask()

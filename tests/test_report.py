@@ -480,7 +480,7 @@ def with_other_epochs():
         (with_other_epochs, "epochs 40 (record: 20)"),
     ],
 )
-def test_another_setup_leaves_the_record_alone_and_has_a_table(home, others, differs):
+def test_another_setup_leaves_the_record_alone_and_has_a_table(home, others, differs, capsys):
     home.keep(few())
     report_study("mini")
     before = home.files()
@@ -492,6 +492,9 @@ def test_another_setup_leaves_the_record_alone_and_has_a_table(home, others, dif
     assert len(new) == 2 and all(re.fullmatch(r"results/mini/tables/setup_[0-9a-f]{8}\.(csv|md)", n) for n in new)
     said = after[new[1]].decode()
     assert said.startswith(f"# Another set-up: {differs}\n") and "| dual encoder |" in said
+    assert (
+        f"Another set-up: {differs}: runs that are in no table of the record; see {new[1]}." in capsys.readouterr().out
+    )
     readme = home.readme.read_text()
     assert f"Runs of another set-up have a table of their own: [{differs}]({new[1]})." in readme
     home.keep(few())  # they are gone: so is their table

@@ -303,7 +303,7 @@ def test_ten_thousand_captions_in_seconds(bpe):
 
 def test_what_is_no_caption_is_refused(bpe):
     tokenize = clip_tokenizer(bpe)
-    for bad in ("one string", [None], [3.5], [b"bytes"]):
+    for bad in ("one string", [None], [3.5], [b"bytes"], [["a list"]], [{}], ["a text", ["and a list"]]):
         with pytest.raises(UserError):
             tokenize(bad)
     n = tokenize.vocab_size

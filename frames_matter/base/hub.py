@@ -6,8 +6,10 @@
 __all__ = ['COMMIT', 'parse_hub', 'hub_page', 'hub_file', 'commit_of', 'resolve_file', 'pinned', 'hub_list']
 
 # %% ../../nbs/base/hub.ipynb #09667148
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -58,6 +60,21 @@ def _is_a_failed_fetch(error: Exception) -> bool:
     from huggingface_hub.errors import HfHubHTTPError
 
     return isinstance(error, (HfHubHTTPError, OSError)) or type(error).__module__.partition(".")[0] in _TRANSPORTS
+
+
+@contextlib.contextmanager
+def _errors_told(what: str, repo_id: str, repo_type: str) -> Iterator[None]:
+    "What fails in fetching, as a `UserError`."
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        yield
+    except HFValidationError as e:
+        raise UserError(f"'{repo_id}' is no repository's name; write owner/repository.") from e
+    except Exception as e:
+        if not _is_a_failed_fetch(e):
+            raise
+        raise UserError(_sentence(e, what, repo_id, repo_type)) from e
 
 
 def _sentence(error: Exception, what: str, repo_id: str, repo_type: str) -> str:
@@ -140,17 +157,10 @@ def hub_file(repo_id: str, filename: str, revision: str | None = None, repo_type
         If it cannot be fetched; the sentence says what to do.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
 
-    try:
+    what = f"{filename} of {repo_id}" + (f" at {revision}" if revision else "")
+    with _errors_told(what, repo_id, repo_type):
         return Path(hf_hub_download(repo_id, filename, revision=revision, repo_type=repo_type, token=_token() or False))
-    except HFValidationError as e:
-        raise UserError(f"'{repo_id}' is no repository's name; write owner/repository.") from e
-    except Exception as e:
-        if not _is_a_failed_fetch(e):
-            raise
-        what = f"{filename} of {repo_id}" + (f" at {revision}" if revision else "")
-        raise UserError(_sentence(e, what, repo_id, repo_type)) from e
 
 # %% ../../nbs/base/hub.ipynb #b416d1cf
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -229,19 +239,16 @@ def hub_list(
     from huggingface_hub import HfApi, errors
 
     what = f"the list of files of {repo_id}"
-    try:
-        entries = HfApi(token=_token() or False).list_repo_tree(
-            repo_id, folder or None, recursive=recursive, revision=revision, repo_type=repo_type
-        )
-        return sorted(entry.path for entry in entries if hasattr(entry, "size"))
-    except (errors.EntryNotFoundError, errors.RevisionNotFoundError):
-        return []
-    except errors.OfflineModeIsEnabled as e:
-        raise UserError(
-            f"There is no {what} while HF_HUB_OFFLINE is set; "
-            f"unset it, name one file that is in the cache, or give a path."
-        ) from e
-    except Exception as e:
-        if not _is_a_failed_fetch(e):
-            raise
-        raise UserError(_sentence(e, what, repo_id, repo_type)) from e
+    with _errors_told(what, repo_id, repo_type):
+        try:
+            entries = HfApi(token=_token() or False).list_repo_tree(
+                repo_id, folder or None, recursive=recursive, revision=revision, repo_type=repo_type
+            )
+            return sorted(entry.path for entry in entries if hasattr(entry, "size"))
+        except (errors.EntryNotFoundError, errors.RevisionNotFoundError):
+            return []
+        except errors.OfflineModeIsEnabled as e:
+            raise UserError(
+                f"There is no {what} while HF_HUB_OFFLINE is set; "
+                f"unset it, name one file that is in the cache, or give a path."
+            ) from e

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import UserError, choose
+from .retrieval import as_array
 
 # %% ../../nbs/lessons/05_cosine_gap.ipynb #094bce14
 def _hardest(negatives):
@@ -27,7 +28,7 @@ GAP_KINDS = dict(hardest=_hardest, mean=_mean)
 # %% ../../nbs/lessons/05_cosine_gap.ipynb #877a5ed9
 def _checked_square(similarity):
     "A square matrix of finite cosines as float64, or what is wrong with it."
-    s = np.asarray(similarity, dtype=float)
+    s = as_array(similarity)
     if s.ndim != 2 or s.shape[0] != s.shape[1]:
         raise UserError(f"A cosine gap needs one caption a clip, a square matrix, not one of shape {s.shape}.")
     if len(s) < 2:

@@ -32,8 +32,6 @@ def _byte_letters() -> list[str]:
 
 def _clean(text: str) -> str:
     "A caption without entities, broken Unicode, needless white space and capitals."
-    if not isinstance(text, str):
-        raise UserError(f"A caption must be text, not {type(text).__name__}.")
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))  # which leaves plain text alone, slowly
     return re.sub(r"\s+", " ", text.strip()).strip().lower()
@@ -81,7 +79,10 @@ class ClipTokenizer:
         "Find the ids of captions that are new; those seen before are remembered."
         if len(self._seen) + len(texts) > self.REMEMBERED:
             self._seen = {}
-        unknown = [text for text in dict.fromkeys(texts) if not isinstance(text, str) or text not in self._seen]
+        for text in texts:
+            if not isinstance(text, str):
+                raise UserError(f"A caption must be text, not {type(text).__name__}.")
+        unknown = [text for text in dict.fromkeys(texts) if text not in self._seen]
         clean = [_clean(text) for text in unknown]
         encoded = self._bpe.encode_batch_fast(clean, add_special_tokens=False)
         for text, cleaned, encoding in zip(unknown, clean, encoded, strict=True):

@@ -263,3 +263,5 @@ def report_study(profile: str | Profile = "mini", tables: Sequence[Table] = (), 
         write_readme(profile, _head(profile, runs, pictures), body)
     folder = results_dir(profile).relative_to(project_root())
     print(f"{len(runs)} runs; tables and figures are in {folder}{', and in README.md' if shown else ''}.")
+    for table in setups:
+        print(f"{table.title}: runs that are in no table of the record; see {folder}/tables/{table.name}.md.")
