@@ -1538,6 +1538,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'frames_matter/model/tokenizer.py'),
                                                'frames_matter.model.tokenizer.ClipTokenizer._with_specials': ( 'model/tokenizer.html#cliptokenizer._with_specials',
                                                                                                                'frames_matter/model/tokenizer.py'),
+                                               'frames_matter.model.tokenizer._as_text': ( 'model/tokenizer.html#_as_text',
+                                                                                           'frames_matter/model/tokenizer.py'),
                                                'frames_matter.model.tokenizer._byte_letters': ( 'model/tokenizer.html#_byte_letters',
                                                                                                 'frames_matter/model/tokenizer.py'),
                                                'frames_matter.model.tokenizer._clean': ( 'model/tokenizer.html#_clean',

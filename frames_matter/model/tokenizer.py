@@ -36,6 +36,13 @@ def _clean(text: str) -> str:
         text = html.unescape(html.unescape(ftfy.fix_text(text)))  # which leaves plain text alone, slowly
     return re.sub(r"\s+", " ", text.strip()).strip().lower()
 
+
+def _as_text(caption: str) -> str:
+    "A caption, which must be text."
+    if not isinstance(caption, str):
+        raise UserError(f"A caption must be text, not {type(caption).__name__}.")
+    return caption
+
 # %% ../../nbs/model/tokenizer.ipynb #92869b41
 class ClipTokenizer:
     """Captions to token ids, as `clip_tokenizer` makes it.
@@ -67,7 +74,7 @@ class ClipTokenizer:
             raise UserError("Captions are a list, not one string; write [caption].")
         if context_length < 2:
             raise UserError(f"context_length must be at least 2, for the start and the end, not {context_length}.")
-        texts = list(texts)
+        texts = [_as_text(text) for text in texts]
         self._learn(texts)
         out = torch.zeros(len(texts), context_length, dtype=torch.long)
         for row, text in zip(out.numpy(), texts, strict=True):
@@ -79,9 +86,6 @@ class ClipTokenizer:
         "Find the ids of captions that are new; those seen before are remembered."
         if len(self._seen) + len(texts) > self.REMEMBERED:
             self._seen = {}
-        for text in texts:
-            if not isinstance(text, str):
-                raise UserError(f"A caption must be text, not {type(text).__name__}.")
         unknown = [text for text in dict.fromkeys(texts) if text not in self._seen]
         clean = [_clean(text) for text in unknown]
         encoded = self._bpe.encode_batch_fast(clean, add_special_tokens=False)
