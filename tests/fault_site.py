@@ -96,48 +96,34 @@ def row(youtube_id, start="00:00:01.000", end="00:00:05.000", caption=None, scor
     )
 
 
+HOSTILE_IDS = (
+    *("../../escaped", "/etc/passwd", "..", ".", "good/../../x", "good\\x"),  # paths
+    *("-o/tmp/x", "--exec=touch x"),  # options
+    *("a;touch x", "$(touch x)", "`touch x`"),  # shell
+    *("a b", "a\nb", "a\x00b", "good%2F..", "ü" * 5, "\u202egood"),  # characters that no id has
+    *("", "x" * 10_000, None),  # of no length that an id has
+)
+IMPOSSIBLE_TIMES = (  # start, end, a word of the reason
+    ("00:00:05.000", "00:00:01.000", "shorter"),
+    ("00:00:01.000", "00:00:01.000", "shorter"),
+    ("later", "00:00:04.000", "timestamp"),
+    ("00:99:00.000", "00:99:04.000", "timestamp"),
+    ("-00:00:01.000", "00:00:04.000", "timestamp"),
+    ("00:00:01.000", "00:00:61.000", "timestamp"),
+    ("00:00:00.000", "00:00:60.000", "longer"),
+    ("99:00:00.000", "999:00:00.000", "longer"),
+    ("nan", "inf", "timestamp"),
+    ("00:00:01,000", "00:00:05,000", "timestamp"),
+    ("٠٠:٠٠:٠١.٠٠٠", "00:00:05.000", "timestamp"),
+)
+
+
 def rows():  # list of (row, a word of the reason it is rejected for; "" for the first, which is good)
     "Rows that are rejected before anything is fetched; the last repeats the first."
-    hostile = (
-        "../../escaped",
-        "/etc/passwd",
-        "..",
-        ".",
-        "good/../../x",
-        "good\\x",
-        "-o/tmp/x",
-        "--exec=touch x",
-        "a;touch x",
-        "$(touch x)",
-        "`touch x`",
-        "a b",
-        "a\nb",
-        "a\x00b",
-        "good%2F..",
-        "ü" * 5,
-        "\u202egood",
-        "",
-        "x" * 10_000,
-        None,
-    )
-    times = {
-        "00:00:05.000-00:00:01.000": "shorter",
-        "00:00:01.000-00:00:01.000": "shorter",
-        "later-00:00:04.000": "timestamp",
-        "00:99:00.000-00:99:04.000": "timestamp",
-        "-00:00:01.000-00:00:04.000": "timestamp",
-        "00:00:01.000-00:00:61.000": "timestamp",
-        "00:00:00.000-00:00:60.000": "longer",
-        "99:00:00.000-999:00:00.000": "longer",
-        "nan-inf": "timestamp",
-        "00:00:01,000-00:00:05,000": "timestamp",
-        "٠٠:٠٠:٠١.٠٠٠-00:00:05.000": "timestamp",
-    }
-    spans = {re.fullmatch(r"(.+)-(.+)", span).groups(): word for span, word in times.items()}
     return [
         (row("good"), ""),
-        *((row(youtube_id), "id") for youtube_id in hostile),
-        *((row("good", start, end), word) for (start, end), word in spans.items()),
+        *((row(youtube_id), "id") for youtube_id in HOSTILE_IDS),
+        *((row("good", start, end), word) for start, end, word in IMPOSSIBLE_TIMES),
         (row("good", caption=" "), "caption"),
         (row("good") | {"Caption": None}, "caption"),
         (row("good", score=None), "score"),

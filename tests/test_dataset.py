@@ -15,12 +15,13 @@ from collections import Counter
 from pathlib import Path
 
 import ffmpeg as ffmpeg_python
+import pandas as pd
 import pytest
-from fault_site import FAULTS, MANNERS, fault_of, row, rows, serve_faults
+from fault_site import FAULTS, MANNERS, Site, fault_of, row, rows, serve_faults
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
-from frames_matter.base.profiles import data_dir, get_profile, manifest_dir
+from frames_matter.base.profiles import Profile, data_dir, get_profile, manifest_dir
 from frames_matter.data import fetch
 from frames_matter.data.build import BuildTools, build_dataset
 from frames_matter.data.cut import cut_clip
@@ -87,52 +88,88 @@ def forget(P):
         ledger.set_fact("manifest", "")
 
 
-def test_faults(home, site):
-    """Each fault ends as the table says, with a reason of one line; a finished build asks for nothing, and one that
-    goes on asks only for what may have passed."""
-    manners = dataclasses.replace(MANNERS, attempts=2, stall=1.0)
-    tools = BuildTools(manners=manners, breaker=functools.partial(CircuitBreaker, limit=100))
-    names = [f"{name}01" for name in FAULTS]
-    P = home([row(i) for i in names], site.template, n_clips=len(names), workers=4)
-    manifest = build_dataset(P, progress=False, tools=tools)
-    assert list(manifest.youtube_id) == names
-    kinds = dict(read_states(ledger_of(P), "youtube_id", "kind"))
-    for r in manifest.itertuples():
-        fault = FAULTS[fault_of(r.youtube_id)]
-        print(
-            f"{fault_of(r.youtube_id):10} {fault.what:42} {r.status:9} {kinds[r.youtube_id] or '':13} "
-            f"{'' if r.status == 'kept' else r.reason}"
-        )
-        assert r.status == fault.ends, r
-        if r.status == "kept":
-            assert (r.width, r.height) == {"rotated": (72, 128), "odd": (130, 72)}.get(
-                fault_of(r.youtube_id), (128, 72)
-            ) and abs(r.seconds - 4) <= 1 / r.fps
-        else:
-            assert (
-                fault.word in r.reason
-                and "\n" not in r.reason
-                and "127.0.0.1" not in r.reason
-                and kinds[r.youtube_id] == (fault.kind or kinds[r.youtube_id])
-            )
-    assert [kinds[f"{i}01"] for i in ("moov", "sound", "still", "brief")] == [
-        "damaged",
-        "not_video",
-        "damaged",
-        "duration",
-    ]
-    tried = dict(read_states(ledger_of(P), "youtube_id", "attempts"))
-    assert all(tried[i] == (FAULTS[fault_of(i)].attempts or manners.attempts) for i in names)
-    assert left_over(P) == [] and verify(P) == []
+ONE_OF_EACH = [f"{name}01" for name in FAULTS]
+MANY_FAULTS = BuildTools(
+    manners=dataclasses.replace(MANNERS, attempts=2, stall=1.0),
+    breaker=functools.partial(CircuitBreaker, limit=100),  # more failures than there are faults
+)
+KIND_WHEN_CUT = {"moov": "damaged", "sound": "not_video", "still": "damaged", "brief": "duration"}
+SIZE_WHEN_CUT = {"rotated": (72, 128), "odd": (130, 72)}  # all others are of 128 x 72
+
+
+@dataclasses.dataclass
+class BuildOfFaults:
+    "What a build made of a video of each fault."
+
+    folder: Path
+    site: Site
+    profile: Profile
+    manifest: pd.DataFrame
+    kinds: dict  # of the failures, by video
+    attempts: dict  # to fetch it, by video
+
+    def build_again(self):
+        return build_dataset(self.profile, progress=False, tools=MANY_FAULTS)
+
+
+@pytest.fixture(scope="module")
+def build_of_faults(films, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faulty")
+    with serve_faults(films) as site:
+        with pytest.MonkeyPatch.context() as m:
+            m.setenv("FRAMES_MATTER_HOME", str(folder))
+            table = [row(i) for i in ONE_OF_EACH]
+            P = put(folder, table, site.template, n_clips=len(table), workers=4)
+            manifest = build_dataset(P, progress=False, tools=MANY_FAULTS)
+            kinds, attempts = (dict(read_states(ledger_of(P), "youtube_id", what)) for what in ("kind", "attempts"))
+        yield BuildOfFaults(folder, site, P, manifest, kinds, attempts)
+
+
+@pytest.fixture
+def faulty(build_of_faults, monkeypatch):
+    "The build of a video of each fault, with its home and a site that has not been asked since."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(build_of_faults.folder))
+    build_of_faults.site.asked.clear()
+    return build_of_faults
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_ends_as_the_table_says(faulty, name):
+    "In a whole clip, or in a reason of one line without this machine's address."
+    fault, video = FAULTS[name], f"{name}01"
+    found = faulty.manifest.set_index("youtube_id").loc[video]
+    assert found.status == fault.ends, found.reason
+    assert faulty.attempts[video] == (fault.attempts or MANY_FAULTS.manners.attempts)
+    if fault.ends == "kept":
+        assert (found.width, found.height) == SIZE_WHEN_CUT.get(name, (128, 72))
+        assert abs(found.seconds - 4) <= 1 / found.fps
+    else:
+        assert fault.word in found.reason
+        assert "\n" not in found.reason
+        assert "127.0.0.1" not in found.reason
+        assert faulty.kinds[video] == (fault.kind or KIND_WHEN_CUT[name])
+
+
+def test_a_faulty_sites_manifest_is_whole(faulty):
+    "It has a row of each video, in order, and the clips on the disk are those of its kept rows."
+    P = faulty.profile
+    assert list(faulty.manifest.youtube_id) == ONE_OF_EACH
+    assert left_over(P) == []
+    assert verify(P) == []
     assert sorted(p.stem for p in (data_dir(P) / "clips").iterdir()) == sorted(load_manifest(P).clip_id)
     assert load_manifest(P.name).equals(load_manifest(P))
-    site.asked.clear()
-    assert build_dataset(P, progress=False, tools=tools).equals(manifest) and site.asked == []
-    forget(P)
-    assert build_dataset(P, progress=False, tools=tools).equals(manifest)
-    assert asked_of(site) == {i for i, f in FAULTS.items() if f.kind and FAILURE_KINDS[f.kind].transient}, (
-        "what was decided was asked again, or what may have passed was not"
-    )
+
+
+def test_a_finished_build_asks_for_nothing(faulty):
+    assert faulty.build_again().equals(faulty.manifest)
+    assert faulty.site.asked == []
+
+
+def test_a_build_that_goes_on_asks_only_for_what_may_have_passed(faulty):
+    forget(faulty.profile)
+    assert faulty.build_again().equals(faulty.manifest)
+    may_have_passed = {name for name, fault in FAULTS.items() if fault.kind and FAILURE_KINDS[fault.kind].transient}
+    assert asked_of(faulty.site) == may_have_passed
 
 
 def test_failures_that_pass(home, site):
@@ -301,57 +338,37 @@ def test_missing_ffmpeg(home, site, monkeypatch):
     assert site.asked == []
 
 
-def test_sections(home, films, tmp_path):
+@pytest.fixture
+def folder_with_a_long_film(films, tmp_path):
+    "A film of three minutes that does not compress well, and two short ones."
+    folder = tmp_path / "site"
+    folder.mkdir()
+    picture = "testsrc2=s=320x180:r=25:d=180,noise=alls=40:allf=t"
+    encoding = ("-c:v", "libx264", "-preset", "ultrafast", "-b:v", "1M", "-g", "50", "-movflags", "+faststart")
+    ffmpeg("-f", "lavfi", "-i", picture, "-pix_fmt", "yuv420p", *encoding, folder / "long.mp4")
+    for i in range(2):
+        shutil.copy(films / "good.mp4", folder / f"good{i}.mp4")
+    return folder
+
+
+def test_sections(home, folder_with_a_long_film):
     """Of a long film only what its rows need is fetched, once for all of them, and the clips are those cut from the
     whole."""
-    site = tmp_path / "site"
-    site.mkdir()
-    ffmpeg(
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc2=s=320x180:r=25:d=180,noise=alls=40:allf=t",
-        "-pix_fmt",
-        "yuv420p",
-        "-c:v",
-        "libx264",
-        "-preset",
-        "ultrafast",
-        "-b:v",
-        "1M",
-        "-g",
-        "50",
-        "-movflags",
-        "+faststart",
-        site / "long.mp4",
-    )
-    for i in range(2):
-        shutil.copy(films / "good.mp4", site / f"good{i}.mp4")
-    table = [
-        row("long", "00:01:01.040", "00:01:05.200"),
-        row("long", "00:01:10.000", "00:01:13.500"),
-        row("good0"),
-        row("good1"),
-    ]
+    parts_of_it = [row("long", "00:01:01.040", "00:01:05.200"), row("long", "00:01:10.000", "00:01:13.500")]
 
-    def built(url, **options):
-        P = home(table, f"{url}/{{id}}.mp4", n_clips=4, **options)
-        shutil.rmtree(data_dir(P) / "sources", ignore_errors=True)
-        return build_dataset(P, progress=False), (
-            data_dir(P) / "sources" / "long.mp4",
-            data_dir(P) / "sources" / "long.mkv",
-        )
+    def build_afresh(**options):
+        "The manifest, and how many bytes of the long film were fetched."
+        with serve_folder(folder_with_a_long_film) as url:
+            P = home([*parts_of_it, row("good0"), row("good1")], f"{url}/{{id}}.mp4", n_clips=4, **options)
+            shutil.rmtree(data_dir(P) / "sources", ignore_errors=True)
+            manifest = build_dataset(P, progress=False)
+        return manifest, sum(p.stat().st_size for p in (data_dir(P) / "sources").glob("long.*"))
 
-    with serve_folder(site) as url:
-        part, files = built(url)
-    size = sum(p.stat().st_size for p in files if p.is_file())
-    with serve_folder(site) as url:
-        whole, _ = built(url, sections=False)
-    assert (
-        list(part.status) == ["kept"] * 4
-        and size < (site / "long.mp4").stat().st_size / 4
-        and part.sha256.equals(whole.sha256)
-    )
+    cut_from_parts, fetched = build_afresh()
+    cut_from_whole, _ = build_afresh(sections=False)
+    assert list(cut_from_parts.status) == ["kept"] * 4
+    assert 0 < fetched < (folder_with_a_long_film / "long.mp4").stat().st_size / 4
+    assert cut_from_parts.sha256.equals(cut_from_whole.sha256)
 
 
 def test_sound(tmp_path):

@@ -116,51 +116,49 @@ def test_rows_are_numbered_as_a_spreadsheet_does(home, mine):
         assert all(w in reason for w in words) and "\n" not in reason
 
 
+POSSIBLE_TIMES = {  # of a film of seven seconds, as a table has them -> start and end of the clip
+    ",": (0, 7),
+    "1,": (1, 7),
+    ",2": (0, 2),
+    "0:00:01,2": (1, 2),
+    "00:00:01.000,00:00:02.5": (1, 2.5),
+}
+IMPOSSIBLE_TIMES = {  # a part of the reason
+    "3,1": "not before",
+    "2,2": "not before",
+    "-1,2": "no time",
+    "nan,2": "no time",
+    "1,inf": "no time",
+    "1e9,2e9": "no time",
+    "one,2": "neither seconds nor",
+    "1:30,2": "neither seconds nor",
+    "0.5,0.6": "shorter than 0.2 s",
+    "0,500": "longer than 120 s: give start and end",
+}
+
+
+def csv_of_times(mine, times):
+    "A table with a row of the film of seven seconds for each of `times`, and three whole films after them."
+    rows = [f"films/wind.mp4,Caption {i}.,{t}\n" for i, t in enumerate(times)]
+    rows += [f"films/{n}.mp4,{n}.,,\n" for n in NAMES[:3]]
+    return csv_of(mine, "path,caption,start,end\n" + "".join(rows))
+
+
 def test_times(home, mine):
-    "Without times the whole film; impossible ones are rejected, each in its words; wide limits that can be moved."
-    times = [
-        ",",
-        "1,",
-        ",2",
-        "0:00:01,2",
-        "00:00:01.000,00:00:02.5",
-        "3,1",
-        "2,2",
-        "-1,2",
-        "nan,2",
-        "1,inf",
-        "1e9,2e9",
-        "one,2",
-        "1:30,2",
-        "0.5,0.6",
-        "0,500",
-    ]
-    rows = read(
-        csv_of(
-            mine,
-            "path,caption,start,end\n"
-            + "".join(f"films/wind.mp4,Caption {i}.,{t}\n" for i, t in enumerate(times))
-            + "".join(f"films/{n}.mp4,{n}.,,\n" for n in NAMES[:3]),
-        )
-    )
-    assert (
-        rows[["start", "end"]].values[:5].tolist() == [[0, 7], [1, 7], [0, 2], [1, 2], [1, 2.5]]
-        and (rows.status[:5] == "").all()
-    )
-    said = [
-        "not before",
-        "not before",
-        "no time",
-        "no time",
-        "no time",
-        "no time",
-        "neither seconds nor",
-        "neither seconds nor",
-        "shorter than 0.2 s",
-        "longer than 120 s: give start and end",
-    ]
-    assert all(w in r for w, r in zip(said, rows.reason[5:15], strict=True)), list(rows.reason[5:15])
-    assert read(mine / "my.csv", max_seconds=600.0).status[14] == ""
+    "Without times the whole film; impossible ones are rejected, each in its words."
+    rows = read(csv_of_times(mine, [*POSSIBLE_TIMES, *IMPOSSIBLE_TIMES]))
+    n = len(POSSIBLE_TIMES)
+    possible, impossible = rows[:n], rows[n : n + len(IMPOSSIBLE_TIMES)]
+    assert (possible.status == "").all()
+    assert list(zip(possible.start, possible.end, strict=True)) == list(POSSIBLE_TIMES.values())
+    for times, reason in zip(IMPOSSIBLE_TIMES, impossible.reason, strict=True):
+        assert IMPOSSIBLE_TIMES[times] in reason, times
+
+
+def test_the_limit_of_times_can_be_moved(home, mine):
+    table = csv_of_times(mine, [",", "0,500"])
+    assert read(table).status[1] == "rejected"
+    assert read(table, max_seconds=600.0).status[1] == ""
 
 
 def test_addresses(home, mine):
@@ -391,55 +389,69 @@ def everything(folder):
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
 
 
-def test_a_hostile_tar(home, films, tmp_path):
-    """Names that lead out, links, devices, sparse files and names that are no text: none is unpacked, each is told;
-    the good ones beside them are taken."""
-    video, caption = (films / "dog.mp4").read_bytes(), b"A caption."
-    (tmp_path / "secret.mp4").write_bytes(video)
-    bad = {
-        "../../../secret2": {},
-        "/tmp/absolute": {},
-        "a/../../b": {},
-        "c\\..\\d": {},
-        "line\nbreak": {},
-        "no\udcfftext": {},
-        "link": dict(type=tarfile.SYMTYPE, linkname=str(tmp_path / "secret.mp4"), size=0),
+LEADING_OUT = ("../../../secret2", "/tmp/absolute", "a/../../b", "c\\..\\d", "line\nbreak", "no\udcfftext")
+
+
+def links(target):
+    "Names that are links or a device -> the fields of such a member; one leads to `target`."
+    return {
+        "link": dict(type=tarfile.SYMTYPE, linkname=str(target), size=0),
         "hard": dict(type=tarfile.LNKTYPE, linkname="dog.mp4", size=0),
         "device": dict(type=tarfile.CHRTYPE, size=0),
     }
-    members = [
-        m
-        for name, fields in bad.items()
-        for m in (member(f"{name}.mp4", video, **fields), member(f"{name}.txt", caption))
-    ]
-    long = [
-        member("talk.mp4", video),
-        member("talk.txt", b"x" * 2**21),
-        member("twice.v1.mp4", video),
-        member("twice.v2.mp4", video),
-        member("twice.txt", caption),
+
+
+def hostile_samples(video, target):
+    "Names that lead out or are no text, links and devices, each with a caption."
+    fields_of = dict.fromkeys(LEADING_OUT, {}) | links(target)
+    for name, fields in fields_of.items():
+        yield member(f"{name}.mp4", video, **fields)
+        yield member(f"{name}.txt", b"A caption.")
+
+
+def unusable_samples(video):
+    "A caption that is too long, two videos of one caption, a video without one, and what is no sample."
+    return [
+        *(member("talk.mp4", video), member("talk.txt", b"x" * 2**21)),
+        *(member("twice.v1.mp4", video), member("twice.v2.mp4", video), member("twice.txt", b"A caption.")),
         member("mute.mp4", video),
-        member("words.txt", caption),
-        member("folder", type=tarfile.DIRTYPE),
-        member("._dog.mp4", b"mac"),
+        *(member("words.txt", b"A caption."), member("folder", type=tarfile.DIRTYPE), member("._dog.mp4", b"mac")),
     ]
-    tar = tar_of(tmp_path / "hostile.tar", *members, *long, *pairs(films, prefix="./sub/"))
-    before = everything(tmp_path)
-    rows = read(tar)
-    assert sorted(good(rows).caption) == sorted(f"There is {n}." for n in NAMES) and len(rows) == 5 + len(bad) + 3
+
+
+@pytest.fixture
+def hostile_tar(films, tmp_path):
+    "A tar of what may not be unpacked, with good samples at its end; one link in it leads to secret.mp4 beside it."
+    video = (films / "dog.mp4").read_bytes()
+    (tmp_path / "secret.mp4").write_bytes(video)
+    hostile = hostile_samples(video, tmp_path / "secret.mp4")
+    return tar_of(tmp_path / "hostile.tar", *hostile, *unusable_samples(video), *pairs(films, prefix="./sub/"))
+
+
+def test_the_good_samples_of_a_hostile_tar_are_taken(home, hostile_tar):
+    assert sorted(good(read(hostile_tar)).caption) == sorted(f"There is {n}." for n in NAMES)
+
+
+def test_the_bad_samples_of_a_hostile_tar_are_told(home, hostile_tar):
+    "One by one, in words that a terminal can show."
+    rows = read(hostile_tar)
     reasons = list(rows.reason[rows.status != ""])
-    assert (
-        all("hostile.tar" in r and r.isprintable() for r in reasons)
-        and sum("no path below" in r for r in reasons) == 6
-        and sum("not followed" in r for r in reasons) == 3
-    )
-    assert all(any(w in r for r in reasons) for w in ("too long", "two videos", "no caption"))
+    assert len(reasons) == len(LEADING_OUT) + 3 + 3  # links, unusable samples
+    assert len(rows) == len(NAMES) + len(reasons)
+    assert all("hostile.tar" in r and r.isprintable() for r in reasons)
+    assert sum("no path below" in r for r in reasons) == len(LEADING_OUT) == 6
+    assert sum("not followed" in r for r in reasons) == 3
+    for words in ("too long", "two videos", "no caption"):
+        assert any(words in r for r in reasons), words
+
+
+def test_nothing_of_a_hostile_tar_is_written_elsewhere(home, hostile_tar, tmp_path):
+    before = everything(tmp_path)
+    rows = read(hostile_tar)
+    assert {p.split("/")[0] for p in everything(tmp_path) - before} == {"home"}
     folder = data_dir(get_profile("smoke")).parent / "try" / "unpacked"
-    assert (
-        {p.split("/")[0] for p in everything(tmp_path) - before} == {"home"}
-        and len([p for p in folder.iterdir() if p.suffix == ".mp4"]) == 5
-        and not any(p.is_symlink() for p in folder.iterdir())
-    )
+    assert len([p for p in folder.iterdir() if p.suffix == ".mp4"]) == 5
+    assert not any(p.is_symlink() for p in folder.iterdir())
     assert all(Path(a).parent == folder and len(Path(a).stem) == 32 for a in good(rows).address)
 
 
@@ -571,68 +583,79 @@ def command(home, root, monkeypatch, capsys):
     return run
 
 
-def test_build_go_on_rebuild_export(command, home, mine, films):
-    """Films of this disk and of a site become clips with splits that part no source; what is done is not done again;
-    a rebuild tells what has rotted; what is exported can be built."""
+def build_of_disk_and_site(command, mine, url):
+    "What is printed by a build of films of this disk and of a site; three of eleven rows are bad."
+    rows = [
+        *(f"films/{n}.mp4,There is {n} in it.,,," for n in NAMES),
+        *(f"{url}/wind.mp4,Part {i} of it.,{i},{i + 1.5},walk" for i in range(3)),
+        f"{url}/gone.mp4,Nothing.,0,2,",
+        "films/snow.mp4,Too late.,5,20,",
+        "films/cat.mp4,A cat.,,,",
+    ]
+    table = csv_of(mine, "path,caption,start,end,source\n" + "\n".join(rows))
+    code, out, err = command("dataset", "build", "--from", table, "--like", "smoke", "--engine", "threads")
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture
+def built(command, mine, films):
+    "What a build of films of this disk and of a site printed; the site is there no more."
+    with serve_folder(films) as url:
+        return build_of_disk_and_site(command, mine, url)
+
+
+def test_what_a_build_prints_and_shows(built, home):
+    assert built.startswith("8 clips kept of 11 rows tried: ")
+    for words in ("3 rejected:", "(row 12 of my.csv)", "404", "reproduce --data my"):
+        assert words in built
+    assert (home / "results" / "my" / "figures" / "dataset.png").is_file()
+
+
+def test_films_of_disk_and_site_become_clips(built, command):
+    "With splits that part no source; what was built is in order, and a model can be fed with it."
+    P, manifest = get_profile("my"), load_manifest(get_profile("my"))
+    assert (P.source, P.engine, P.n_clips) == ("own", "threads", 10)
+    assert set(manifest.split) == {"train", "alignment", "test"}
+    assert manifest.groupby("youtube_id").split.nunique().max() == 1
+    assert (manifest.youtube_id == "walk").sum() == 3
+    item = VideoCaptionDataset(P, "train", k=P.k, size=P.image_size)[0]
+    assert tuple(item["video"].shape) == (8, 3, 64, 64)
+    assert item["caption"] in set(manifest.caption)
+    assert command("dataset", "verify", "-p", "my")[0] == 0
+    assert command("dataset", "select", "-p", "my")[0] == 0
+
+
+def test_what_was_fetched_is_not_fetched_again(command, mine, films):
     asked = []
     with serve_folder(films, requests=asked) as url:
-        rows = (
-            [f"films/{n}.mp4,There is {n} in it.,,," for n in NAMES]
-            + [f"{url}/wind.mp4,Part {i} of it.,{i},{i + 1.5},walk" for i in range(3)]
-            + [f"{url}/gone.mp4,Nothing.,0,2,", "films/snow.mp4,Too late.,5,20,", "films/cat.mp4,A cat.,,,"]
-        )
-        code, out, err = command(
-            "dataset",
-            "build",
-            "--from",
-            csv_of(mine, "path,caption,start,end,source\n" + "\n".join(rows)),
-            "--like",
-            "smoke",
-            "--engine",
-            "threads",
-        )
-        assert code == 0, err
-        fetched = len(asked)
+        build_of_disk_and_site(command, mine, url)
+        first = asked.copy()
         assert command("dataset", "build", "--from", mine / "my.csv", "--like", "smoke")[0] == 0
-        assert sum(method == "GET" and path == "/wind.mp4" for method, path in asked[:fetched]) <= 2 and not any(
-            "wind" in path for _, path in asked[fetched:]
-        )  # yt-dlp looks first, then fetches
-    assert (
-        out.startswith("8 clips kept of 11 rows tried: ")
-        and "3 rejected:" in out
-        and "(row 12 of my.csv)" in out
-        and "404" in out
-        and "reproduce --data my" in out
-        and (home / "results" / "my" / "figures" / "dataset.png").is_file()
-    )
-    P, manifest = get_profile("my"), load_manifest(get_profile("my"))
-    assert (
-        (P.source, P.engine, P.n_clips) == ("own", "threads", 10)
-        and set(manifest.split) == {"train", "alignment", "test"}
-        and manifest.groupby("youtube_id").split.nunique().max() == 1
-        and (manifest.youtube_id == "walk").sum() == 3
-    )
-    item = VideoCaptionDataset(P, "train", k=P.k, size=P.image_size)[0]
-    assert tuple(item["video"].shape) == (8, 3, 64, 64) and item["caption"] in set(manifest.caption)
-    assert command("dataset", "verify", "-p", "my")[0] == 0 and command("dataset", "select", "-p", "my")[0] == 0
-    code, out, err = command("dataset", "build", "--from", films, "--name", "my")
-    assert code == 2 and "taken by" in err and err.count("\n") == 1
-    code, out, err = command(
-        "dataset",
-        "build",
-        "--from-manifest",
-        home / "data_manifest" / "my" / "clips.csv",
-        "--like",
-        "smoke",
-        "-o",
-        "patience=1",
-    )
-    assert code == 1 and "3 have rotted" in out and "my-again/rotted.csv" in out  # of the films that were served
-    assert (
-        command("dataset", "export", "-p", "my", "--to", home / "tars")[0] == 0
-        and command("dataset", "build", "--from", home / "tars", "--name", "back", "--like", "smoke")[0] == 0
-    )
-    assert sorted(load_manifest(get_profile("back")).caption) == sorted(manifest.caption)
+    assert 1 <= first.count(("GET", "/wind.mp4")) <= 2  # yt-dlp looks first, then fetches
+    assert not any("wind" in path for _, path in asked[len(first) :])
+
+
+def test_a_name_that_is_taken_by_another_place(built, command, films):
+    code, _, err = command("dataset", "build", "--from", films, "--name", "my")
+    assert code == 2
+    assert "taken by" in err
+    assert err.count("\n") == 1
+
+
+def test_a_rebuild_tells_what_has_rotted(built, command, home):
+    published = home / "data_manifest" / "my" / "clips.csv"
+    code, out, _ = command("dataset", "build", "--from-manifest", published, "--like", "smoke", "-o", "patience=1")
+    assert code == 1
+    assert "3 have rotted" in out  # the films that were served
+    assert "my-again/rotted.csv" in out
+
+
+def test_what_is_exported_can_be_built(built, command, home):
+    assert command("dataset", "export", "-p", "my", "--to", home / "tars")[0] == 0
+    assert command("dataset", "build", "--from", home / "tars", "--name", "back", "--like", "smoke")[0] == 0
+    exported, back = (load_manifest(get_profile(name)) for name in ("my", "back"))
+    assert sorted(back.caption) == sorted(exported.caption)
 
 
 def test_originals_moved_away(command, home, mine):

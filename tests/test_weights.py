@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections import OrderedDict
+from hashlib import sha256
 
 import pytest
 import torch
@@ -282,51 +283,66 @@ for overrides in json.loads(sys.argv[1]):
 """
 
 
-def test_the_internvid_profile_gets_weights_and_tokenizer_from_the_hub(state, tmp_path, root):
-    from hashlib import sha256
+PTH, BPE = "ViClip-InternVid-10M-FLT.pth", "bpe_simple_vocab_16e6.txt.gz"  # in OpenGVLab/ViCLIP
 
+
+def load_in_a_process(hub, home, *overrides):
+    "What each of these profiles loads, the hub's cache being in `home`."
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, json.dumps(overrides)],
+        env={**os.environ, **hub.env(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture
+def viclip_hub(state, tmp_path, root):
+    "A hub with weights, as .pth and as .safetensors, and the tokenizer; weights.pth lies in `tmp_path` too."
     torch.save({"model": state}, tmp_path / "weights.pth")
     save_file(state, tmp_path / "model.safetensors")
-    bpe = root / "frames_matter" / "assets" / "nano_bpe.txt.gz"
     files = {
-        "OpenGVLab/ViCLIP/ViClip-InternVid-10M-FLT.pth": tmp_path / "weights.pth",
-        "OpenGVLab/ViCLIP/bpe_simple_vocab_16e6.txt.gz": bpe,
+        f"OpenGVLab/ViCLIP/{PTH}": tmp_path / "weights.pth",
+        f"OpenGVLab/ViCLIP/{BPE}": root / "frames_matter" / "assets" / "nano_bpe.txt.gz",
         "OpenGVLab/ViCLIP-L-14-hf/model.safetensors": tmp_path / "model.safetensors",
     }
     with serve_hub(files, revisions=("main", "v1")) as hub:
+        yield hub
 
-        def load(*overrides):
-            done = subprocess.run(
-                [sys.executable, "-c", LOAD, json.dumps(overrides)],
-                env={**os.environ, **hub.env(tmp_path / "home")},
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            assert done.returncode == 0, done.stderr[-2000:]
-            return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
-        as_it_is, tagged, absent, hf, path = load(
-            {},
-            {"revision": "v1"},
-            {"revision": "v9"},
-            {"weights": "hub:OpenGVLab/ViCLIP-L-14-hf/model.safetensors"},
-            {"weights": str(tmp_path / "weights.pth")},
-        )
-        assert as_it_is["width"] == 64 and as_it_is["sum"] == pytest.approx(
-            float(sum(v.double().sum() for v in state.values())), rel=1e-9
-        )
-        assert as_it_is["sha"] == path["sha"] == sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
-        assert tagged == as_it_is and hf["sum"] == as_it_is["sum"] and "no such revision" in absent["error"]
-        asked = {tuple(p.split("/")[4:]) for m, p, *_ in hub.requests if "/resolve/" in p and m == "HEAD"}
-        assert asked >= {
-            (r, f) for r in ("main", "v1") for f in ("ViClip-InternVid-10M-FLT.pth", "bpe_simple_vocab_16e6.txt.gz")
-        }, asked
-        before = len(hub.requests)
-        assert load({"revision": COMMIT}) == [as_it_is] and len(hub.requests) == before, (
-            "a pinned file that is here was asked for"
-        )
-    assert (
-        weights_of(get_profile("internvid", revision=COMMIT)).endswith(f"@{COMMIT}")
-        and weights_of(get_profile("mini", revision=COMMIT)) == "nano"
+def test_the_internvid_profile_gets_weights_and_tokenizer_from_the_hub(viclip_hub, state, tmp_path):
+    "Of the revision that it names, or another file that it names, there or here; the numbers are those of the file."
+    as_it_is, tagged, absent, hf, path = load_in_a_process(
+        viclip_hub,
+        tmp_path / "home",
+        {},
+        {"revision": "v1"},
+        {"revision": "v9"},
+        {"weights": "hub:OpenGVLab/ViCLIP-L-14-hf/model.safetensors"},
+        {"weights": str(tmp_path / "weights.pth")},
     )
+    assert as_it_is["width"] == 64
+    assert as_it_is["sum"] == pytest.approx(float(sum(v.double().sum() for v in state.values())), rel=1e-9)
+    assert as_it_is["sha"] == path["sha"] == sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    assert tagged == as_it_is
+    assert hf["sum"] == as_it_is["sum"]
+    assert "no such revision" in absent["error"]
+    requests = viclip_hub.requests
+    asked = {tuple(p.split("/")[4:]) for m, p, *_ in requests if "/resolve/" in p and m == "HEAD"}
+    assert asked >= {(revision, file) for revision in ("main", "v1") for file in (PTH, BPE)}, asked
+
+
+def test_a_pinned_file_that_is_here_is_not_asked_for(viclip_hub, tmp_path):
+    of_main = load_in_a_process(viclip_hub, tmp_path / "home", {})
+    assert of_main[0]["width"] == 64
+    viclip_hub.requests.clear()
+    assert load_in_a_process(viclip_hub, tmp_path / "home", {"revision": COMMIT}) == of_main
+    assert viclip_hub.requests == []
+
+
+def test_a_revision_is_of_the_weights_of_a_hub_alone():
+    assert weights_of(get_profile("internvid", revision=COMMIT)).endswith(f"@{COMMIT}")
+    assert weights_of(get_profile("mini", revision=COMMIT)) == "nano"
