@@ -239,12 +239,6 @@ def test_no_star_imports(root):
 
 LINE, CELL, FUNCTION = 120, 60, 40  # columns; lines; lines without the docstring
 
-# A list that only gets shorter: tests whose functions are still to be cut down to that.
-TO_SHORTEN = (
-    "tests/fault_site", "tests/hub_server", "tests/test_dataset", "tests/test_internvid", "tests/test_own",
-    "tests/test_tokens", "tests/test_weights",
-)  # fmt: skip
-
 
 def written():
     "What is written by hand: (file, the cell's id or '', text) of every code cell of a notebook and of every script."
@@ -257,11 +251,6 @@ def written():
     for path in [*scripts, ROOT / "setup.py", *(ROOT / "frames_matter").rglob("_*.py")]:
         if path.name != "_modidx.py":
             yield path.relative_to(ROOT).as_posix(), "", path.read_text(encoding="utf-8")
-
-
-def unexpected(found):
-    "What was found outside the files that are still to be cut down."
-    return [place for place in found if not place.startswith(TO_SHORTEN)]
 
 
 def functions(text):
@@ -281,19 +270,19 @@ def test_no_line_is_too_long():
             text = re.sub(r"^__all__ = \[.*?\]$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
             texts.append((path.relative_to(ROOT).as_posix(), "", text))
     found = [f"{file}: {line}" for file, _, text in texts for line in text.splitlines() if len(line) > LINE]
-    assert not unexpected(found)
+    assert not found
 
 
 def test_no_cell_is_too_long():
     found = [f"{file}, cell {cell}" for file, cell, text in written() if cell and len(text.splitlines()) > CELL]
-    assert not unexpected(found)
+    assert not found
 
 
 def test_no_function_is_too_long():
     found = []
     for file, _, text in written():
         found += [f"{file}: {name}, {lines} lines" for name, lines in functions(text) if lines > FUNCTION]
-    assert not unexpected(found)
+    assert not found
 
 
 def test_the_sizes_are_counted():
@@ -309,4 +298,4 @@ def test_every_page_has_a_section(root):
         prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
         if not re.search("^## ", prose, re.M):
             without.append(path.relative_to(root).as_posix())
-    assert not unexpected(without)
+    assert not without
