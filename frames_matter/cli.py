@@ -258,7 +258,7 @@ def _profile_of_build(
                 f"{stray} is for clips of your own or of a manifest; give them with --from or --from-manifest."
             )
         return get_profile(profile or "mini", **overrides)
-    from frames_matter.data.own import register_manifest, register_own  # decord and torch
+    from frames_matter.data.own import register_manifest, register_own  # with PyAV
 
     machines = {field: value for field, value in overrides.items() if field in _OF_MACHINES}
     lasting = {field: value for field, value in overrides.items() if field not in _OF_MACHINES}
@@ -513,10 +513,16 @@ def _find_device() -> str:
 
 # %% ../nbs/cli.ipynb #0e5aafb7
 def _find_decord() -> str:
-    from frames_matter.video.frames import load_decord
+    from frames_matter.video.decord_reader import decord_version
 
-    load_decord()
-    return metadata.version("decord2")
+    return decord_version()
+
+
+def _find_av() -> str:
+    import av
+
+    codec = ".".join(map(str, av.library_versions["libavcodec"]))
+    return f"{av.__version__}, with libavcodec {codec}"
 
 
 def _find_ytdlp() -> str:
@@ -569,6 +575,7 @@ CHECKS: Registry[Check] = Registry(
         Check("python", _find_python),
         Check("torch", _find_torch, "pip install torch"),
         Check("device", _find_device),
+        Check("PyAV", _find_av, "pip install av"),
         Check("decord", _find_decord, "pip install decord2"),
         Check("yt-dlp", _find_ytdlp, "pip install yt-dlp"),
         Check("script", _find_javascript),
