@@ -111,7 +111,7 @@ def _make_clip(row, had, job, cut):
         if row["state"] != "cut":
             cut(had.path, target, start - had.offset, end - had.offset, job.audio)
             yield dict(rows=[position], state="cut", sha256=file_sha256(target), bytes=target.stat().st_size)
-        yield dict(rows=[position], state="checked", **check_clip(target, start, end))
+        yield dict(rows=[position], state="checked", **check_clip(target))
     except Unfit as e:
         target.unlink(missing_ok=True)
         yield dict(rows=[position], state="rejected", kind=e.kind, reason=str(e), passing=False)

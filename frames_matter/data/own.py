@@ -35,7 +35,7 @@ from .own_folder import clips_of_folder, files_below
 from .own_table import clips_of_table
 from .own_tars import clips_of_tars, unpack_sample
 from .row_checks import Rejected, clip_name, parse_timestamp
-from ..video.frames import clip_facts
+from ..video.decoding import timeline_of
 
 # %% ../../nbs/data/own.ipynb #d3bd4617
 def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample) -> Iterator[GivenClip]:
@@ -283,9 +283,9 @@ def _seconds(what, value):
 
 @functools.cache
 def _length(path, changed):
-    "A video's seconds by what its file says, of which one frame is decoded; `changed` is when the file was written."
+    "Seconds from a file's beginning to the end of its last frame; `changed` is when the file was written."
     try:
-        return round(clip_facts(path)["seconds"], 3)
+        return round(timeline_of(path).length, 3)
     except UserError as e:
         raise Rejected("it cannot be opened as a video") from e
 

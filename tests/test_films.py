@@ -1,0 +1,242 @@
+"""Odd films: the frames that a player would show, cut to the frame, and what is damaged told."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ffmpeg
+import numpy as np
+import pytest
+
+from frames_matter.base.errors import UserError
+from frames_matter.base.ffmpeg import find_ffmpeg
+from frames_matter.data.cut import Unfit, check_clip, cut_clip
+from frames_matter.video.decoding import timeline_of
+from frames_matter.video.decord_reader import decord_frames_at
+from frames_matter.video.frames import VideoFile, check_decodes, clip_facts, read_clip, read_frames
+from frames_matter.video.sampling import sample_indices
+
+FILMS = Path(__file__).parent / "films"
+UNIFORM = [0, 37, 74, 111, 148, 185, 222, 259]  # of 300 frames
+SHOWN = {  # name -> how many frames a player shows, and the numbers that eight of them show
+    "drops.mkv": (281, [0, 35, 70, 118, 153, 188, 229, 264]),
+    "gap1s.mkv": (269, [0, 33, 66, 99, 163, 196, 229, 262]),
+    "vfr_slow_then_fast.mkv": (114, [0, 210, 364, 378, 392, 406, 420, 434]),
+    "vfr_slow_then_fast.webm": (114, [0, 210, 364, 378, 392, 406, 420, 434]),
+    "dark.mkv": (225, [0, 28, 56, 84, 112, 140, 186, 242]),
+    "copycut.mp4": (92, [135, 146, 157, 168, 179, 190, 201, 212]),
+} | dict.fromkeys(
+    (
+        *("h264.avi", "xvid_bf.avi", "src.flv", "mpg.mpg", "src.ts", "wmv.wmv", "opengop.mp4"),
+        *("chapters.mkv", "chapters.mp4", "late_video.mp4", "jitter.mp4"),
+    ),
+    (300, UNIFORM),
+)
+LENGTHS = {  # seconds from the file's beginning to the end of its last frame
+    "vfr_slow_then_fast.mkv": 15.0,
+    "vfr_slow_then_fast.webm": 15.0,
+    "copycut.mp4": 92 / 30,
+    "late_video.mp4": 10.4,
+}
+BEGINS_LATE = {"late_video.mp4": 0.4, "xvid_bf.avi": 1 / 30, "h264.avi": 1 / 30}  # the first frame's time
+
+
+def numbers(frames):
+    "The numbers that frames show as stripes."
+    grey = frames.mean(-1)
+    return [sum(int(f[:, 16 * bit + 4 : 16 * bit + 12].mean() > 125) << bit for bit in range(10)) for f in grey]
+
+
+@pytest.fixture(scope="module")
+def all_shown():
+    "The numbers that all frames of a film show, by the film's name."
+    kept = {}
+
+    def of(name):
+        if name not in kept:
+            kept[name] = numbers(read_frames(FILMS / name))
+        return kept[name]
+
+    return of
+
+
+def test_every_film_is_expected():
+    assert {p.name for p in FILMS.iterdir()} - {"README.md"} == set(SHOWN)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_frames_are_those_that_a_player_shows(name, all_shown):
+    n, expected = SHOWN[name]
+    assert len(all_shown(name)) == n and all_shown(name) == sorted(all_shown(name))
+    assert numbers(read_clip(FILMS / name, size=160)) == expected
+    assert numbers(read_frames(FILMS / name, [n - 1, 0, n // 2, -1], 160)) == [
+        all_shown(name)[i] for i in (n - 1, 0, n // 2, -1)
+    ]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("strategy", ["weighted", "keyframes", "random_segments", "motion"])
+def test_every_strategy_gets_the_frames_it_chose(name, strategy, all_shown):
+    video = VideoFile(FILMS / name, 160, count=True)
+    got = numbers(read_clip(FILMS / name, strategy, size=160, seed=3))
+    if strategy == "motion":
+        assert got == sorted(got) and set(got) <= set(all_shown(name))
+    else:
+        assert got == [all_shown(name)[i] for i in sample_indices(strategy, len(video), 8, 3)]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_length_and_rate_are_of_the_timestamps(name):
+    facts, timeline = clip_facts(FILMS / name), timeline_of(FILMS / name)
+    assert facts["frames"] == SHOWN[name][0] and facts == check_decodes(FILMS / name)
+    assert timeline.length == pytest.approx(LENGTHS.get(name, 10.0), abs=0.1)
+    assert facts["fps"] == pytest.approx(facts["frames"] / facts["seconds"], abs=0.01)
+    assert timeline.times[0] == pytest.approx(BEGINS_LATE.get(name, 0), abs=0.05)
+
+
+SPANS = {"whole": (0, None), "beginning": (0, 2), "middle": (3.3, 5.5), "end": (-1, None)}
+
+
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_cut_has_each_frame_of_its_span_once(name, span, all_shown, tmp_path):
+    timeline, (start, end) = timeline_of(FILMS / name), SPANS[span]
+    end = end or round(timeline.length, 3)
+    start = start if start >= 0 else end - 1
+    if end > timeline.length:
+        pytest.skip("the film is shorter")
+    facts = check_clip(cut_clip(FILMS / name, tmp_path / "clip.mp4", start, end))
+    times = VideoFile(FILMS / name, count=True).timeline.times
+    expected = [shown for shown, time in zip(all_shown(name), times, strict=True) if start - 1e-6 <= time < end - 1e-6]
+    assert numbers(read_frames(tmp_path / "clip.mp4")) == expected and facts["frames"] == len(expected)
+    if span == "whole":
+        assert len(expected) == SHOWN[name][0]
+
+
+def test_frames_keep_their_times_in_a_cut(tmp_path):
+    "No clock is guessed: neither the recorder's pauses nor the phone's jitter is evened out."
+    for name in ("vfr_slow_then_fast.mkv", "jitter.mp4", "gap1s.mkv"):
+        times = timeline_of(FILMS / name).times
+        cut_clip(FILMS / name, tmp_path / "clip.mp4", 1, 9)
+        inside = times[(times >= 1) & (times < 9)]
+        assert np.allclose(timeline_of(tmp_path / "clip.mp4").times, inside - inside[0], atol=2e-5)
+
+
+def test_a_cut_has_one_stream_and_no_chapters(tmp_path):
+    for name in ("chapters.mkv", "chapters.mp4", "late_video.mp4"):
+        cut_clip(FILMS / name, tmp_path / "clip.mp4", 0, 3)
+        said = subprocess.run([find_ffmpeg(), "-i", tmp_path / "clip.mp4"], capture_output=True, text=True).stderr
+        assert said.count("Stream #") == 1 and "Chapter" not in said
+
+
+def test_what_is_not_in_a_film_is_not_cut(tmp_path):
+    for start, end, why in ((9, 12, "1.00 s of video where 3.00 s"), (20, 24, "ends before the clip begins")):
+        with pytest.raises(Unfit, match=why) as told:
+            cut_clip(FILMS / "opengop.mp4", tmp_path / "clip.mp4", start, end)
+        assert told.value.kind == "duration" and not list(tmp_path.iterdir())
+
+
+# --- damage ---
+
+
+@pytest.fixture(scope="module", params=["mp4", "mkv", "ts", "avi"])
+def damaged(request, tmp_path_factory):
+    "Ten seconds with bytes overwritten in their middle, header and length whole."
+    path = tmp_path_factory.mktemp("damaged") / f"film.{request.param}"
+    film = ffmpeg.input("testsrc2=s=320x240:r=25:d=10", f="lavfi")
+    film = film.output(str(path), vcodec="libx264", g=25, pix_fmt="yuv420p").global_args("-v", "error")
+    film.run(cmd=find_ffmpeg())
+    data = bytearray(path.read_bytes())
+    for place in range(6):
+        at = int(len(data) * (0.4 + 0.03 * place))
+        data[at : at + 3000] = bytes(3000)
+    path.write_bytes(data)
+    return path
+
+
+def test_damage_is_told(damaged, tmp_path):
+    with pytest.raises(UserError, match="cannot be decoded to its end"):
+        read_frames(damaged)
+    with pytest.raises(UserError, match="cannot be decoded to its end"):
+        check_decodes(damaged)
+    with pytest.raises(Unfit, match="damaged") as told:
+        cut_clip(damaged, tmp_path / "clip.mp4", 2, 8)
+    assert told.value.kind == "damaged" and not list(tmp_path.iterdir())
+
+
+def test_what_lies_before_the_damage_is_cut(damaged, tmp_path):
+    if damaged.suffix == ".avi":
+        pytest.skip("the times of B-frames in an AVI have to be counted to its end")
+    assert check_clip(cut_clip(damaged, tmp_path / "clip.mp4", 0.4, 2.4))["frames"] == 50
+
+
+@pytest.mark.parametrize("name", ["src.ts", "copycut.mp4", "drops.mkv", "xvid_bf.avi", "mpg.mpg"])
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_a_film_that_breaks_off_gives_its_own_frames_or_a_sentence(name, part, all_shown, tmp_path):
+    data = (FILMS / name).read_bytes()
+    path = tmp_path / name
+    path.write_bytes(data[: int(part * len(data))])
+    try:
+        got = numbers(read_frames(path))
+    except UserError:
+        return
+    whole = all_shown(name)  # the last frames may refer to one that is not there any more
+    assert got == sorted(got) and set(got) <= set(whole) and got[:-3] == whole[: max(0, len(got) - 3)]
+
+
+# --- readers ---
+
+
+def test_decord_gives_the_same_frames_or_says_that_it_cannot():
+    for name in SHOWN:
+        timeline = timeline_of(FILMS / name)
+        chosen = sorted(set(sample_indices("weighted", len(timeline), 8, 1).tolist()))
+        try:
+            by_decord = list(decord_frames_at(FILMS / name, timeline, chosen))
+        except UserError as e:
+            assert "cannot be read by decord" in str(e) and "take the reader av" in str(e)
+            assert name in ("copycut.mp4", "h264.avi", "xvid_bf.avi", "src.flv", "mpg.mpg", "src.ts", "wmv.wmv"), name
+        else:
+            assert (np.stack(by_decord) == read_frames(FILMS / name, chosen)).all(), name
+
+
+def test_a_reader_that_hangs_is_stopped():
+    path = FILMS / "opengop.mp4"
+    with pytest.raises(UserError, match="no answer in 0.001 s"):
+        list(decord_frames_at(path, timeline_of(path), [0], patience=0.001))
+
+
+def test_a_reader_that_dies_takes_nothing_along(tmp_path, monkeypatch):
+    "decord's process is killed before it answers, as by its own abort where memory is short."
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    path = FILMS / "opengop.mp4"
+    with pytest.raises(UserError, match="its process ended with 1"):
+        list(decord_frames_at(path, timeline_of(path), [0]))
+
+
+# --- size ---
+
+READ_AND_WEIGH = """
+import re, sys
+from frames_matter.video.frames import read_clip, check_decodes
+print(check_decodes(sys.argv[1])["frames"], {s: read_clip(sys.argv[1], s, size=64).shape for s in sys.argv[2:]})
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read off /proc")
+def test_a_clip_of_4k_is_read_in_a_gigabyte(tmp_path):
+    path = tmp_path / "4k.mp4"
+    film = ffmpeg.input("testsrc=s=3840x2160:r=60:d=2", f="lavfi")
+    film = film.output(str(path), vcodec="libx264", preset="ultrafast", pix_fmt="yuv420p").global_args("-v", "error")
+    film.run(cmd=find_ffmpeg())
+    strategies = ["uniform", "mean", "dropout", "motion"]
+    command = [sys.executable, "-c", READ_AND_WEIGH, path, *strategies]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    said, kilobytes = done.stdout.splitlines()
+    assert said.startswith("120 ") and said.count("(8, 64, 64, 3)") == len(strategies)
+    assert int(kilobytes) < 2**20
