@@ -6,6 +6,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'frames_matter.base.errors.choose': ('base/errors.html#choose', 'frames_matter/base/errors.py')},
             'frames_matter.base.ffmpeg': { 'frames_matter.base.ffmpeg.find_ffmpeg': ( 'base/ffmpeg.html#find_ffmpeg',
                                                                                       'frames_matter/base/ffmpeg.py'),
+                                           'frames_matter.base.ffmpeg.only_files': ( 'base/ffmpeg.html#only_files',
+                                                                                     'frames_matter/base/ffmpeg.py'),
                                            'frames_matter.base.ffmpeg.same_everywhere': ( 'base/ffmpeg.html#same_everywhere',
                                                                                           'frames_matter/base/ffmpeg.py')},
             'frames_matter.base.files': { 'frames_matter.base.files._beside': ('base/files.html#_beside', 'frames_matter/base/files.py'),
