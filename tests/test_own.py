@@ -590,6 +590,8 @@ def test_build_go_on_rebuild_export(command, home, mine, films):
             "smoke",
             "--engine",
             "threads",
+            "-o",
+            "private_addresses=true",
         )
         assert code == 0, err
         fetched = len(asked)

@@ -90,7 +90,6 @@ EXPIRED_COOKIES = r"cookies are no longer valid"
 
 # %% ../../nbs/data/ytdlp.ipynb #3482317c
 KIND_BY_TYPE = (  # the first that is among an error and those below it
-    (PrivateAddress, "private"),
     (UserNotLive, "not_yet"),
     ((IncompleteRead, ContentTooShortError), "truncated"),
     (CertificateVerifyError, "other"),
@@ -275,6 +274,8 @@ class FetchLog:
         Of all answers together, at most.
     received : int
         Bytes of all answers.
+    is_refused : bool
+        Whether an address in a private network was to be asked.
     """
 
     max_bytes: int = MAX_BYTES
@@ -284,6 +285,7 @@ class FetchLog:
     warnings: list[str] = field(default_factory=list)
     answers: weakref.WeakSet = field(default_factory=weakref.WeakSet)
     received: int = 0
+    is_refused: bool = False
 
     def debug(self, text: str) -> None:
         pass
@@ -364,7 +366,7 @@ def _fetchable(info):
 
 # %% ../../nbs/data/ytdlp.ipynb #adde5604
 @contextlib.contextmanager
-def _watched(request, private_hosts, proxies):
+def _watched(request, private_hosts, proxies, seen):
     "A request that reaches nobody whom it may not; yt-dlp takes the refusal for a connection that failed."
     url = request if isinstance(request, str) else request.url
     between = [proxy for scheme, proxy in proxies.items() if scheme != "no" and proxy]
@@ -372,7 +374,11 @@ def _watched(request, private_hosts, proxies):
         with watched(url, private_hosts, between):
             yield
     except PrivateAddress as e:
+        seen.is_refused = True
         raise TransportError(cause=e) from e
+    except YoutubeDLError as e:
+        seen.is_refused |= any(isinstance(below, PrivateAddress) for below in error_chain(e))
+        raise
 
 # %% ../../nbs/data/ytdlp.ipynb #7aecf3ac
 class Downloader(yt_dlp.YoutubeDL):
@@ -409,7 +415,7 @@ class Downloader(yt_dlp.YoutubeDL):
     def urlopen(self, req) -> Response:
         "The answer to a request of yt-dlp's, watched."
         try:
-            with _watched(req, self.private_hosts, self.proxies):
+            with _watched(req, self.private_hosts, self.proxies, self.seen):
                 answer = super().urlopen(req)
         except YoutubeDLError as e:
             self.seen.failures.append(e)
@@ -560,9 +566,8 @@ def failure_of(error: BaseException, seen: FetchLog, folder: str | Path) -> User
     text = plain_text(error)
     if any(getattr(e, "errno", None) == errno.ENOSPC for e in chain) or "No space left" in text:
         return disk_full(folder)
-    told = [e for e in seen.failures[-1:] if str(e) in str(error)]  # yt-dlp's downloader passes on the text alone
-    chain += [below for e in told for below in error_chain(e)]
-    kind = kind_of_failure(chain, seen.warnings)
+    chain += [e for e in seen.failures[-1:] if str(e) in str(error)]  # yt-dlp's downloader passes on the text alone
+    kind = "private" if seen.is_refused else kind_of_failure(chain, seen.warnings)
     answer = next((e.response for e in chain if hasattr(e, "response")), None)
     wait = retry_after(answer.headers) if answer is not None else 0.0
     return Failed(f"not fetched: {_in_words(kind, text)}", kind, wait)
