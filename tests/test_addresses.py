@@ -146,8 +146,8 @@ LEADS = {
     "master": (HLS_KIND, "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{other}/list.m3u8\n"),
     "dash": ("application/dash+xml", MPD),
     "smil": ("application/smil", "<smil><body><video src='{other}/good.mp4'/></body></smil>"),
-    "xspf": ("application/xspf+xml", "<playlist xmlns='http://xspf.org/ns/0/'><trackList><track><location>{other}/good.mp4"
-             "</location></track></trackList></playlist>"),
+    "xspf": ("application/xspf+xml", "<playlist xmlns='http://xspf.org/ns/0/'><trackList><track><location>"
+             "{other}/good.mp4</location></track></trackList></playlist>"),
 }  # fmt: skip
 
 

@@ -255,6 +255,26 @@ class WatchedResponse(Response):
             raise IncompleteRead(partial=came, expected=int(length) - came)
         return b"".join(blocks)
 
+# %% ../../nbs/data/ytdlp.ipynb #adde5605
+def _assert_not_too_large(size, most):
+    "`Failed` if more bytes come than may."
+    if size > most:
+        advice = "if that is right, allow more with -o max_bytes=..."
+        raise Failed(f"not fetched: it is larger than {most / 1e6:,.0f} MB; {advice}", "too_large")
+
+
+def _check_beginning(progress, most):
+    "While a file comes, as yt-dlp tells it: `Failed` as soon as it is seen to be too large, or no video."
+    _assert_not_too_large(progress.get("total_bytes") or 0, most)
+    if (progress.get("info_dict") or {}).get("vcodec") == "none":
+        return  # sound comes in other containers
+    for path in map(Path, filter(None, (progress.get("tmpfilename"), progress.get("filename")))):
+        if path.is_file():
+            with open(path, "rb") as f:
+                head = f.read(HEAD_BYTES)
+            if len(head) == HEAD_BYTES or (head and progress["status"] == "finished"):
+                check_head(head)
+
 # %% ../../nbs/data/ytdlp.ipynb #5e1c0a24
 @dataclass
 class FetchLog:
@@ -298,25 +318,7 @@ class FetchLog:
     def count(self, n: int) -> None:
         "Note that n bytes came; `Failed` if it is too much."
         self.received += n
-        self._assert_not_too_large(self.received)
-
-    def check_beginning(self, progress: dict) -> None:
-        "While a file comes, as yt-dlp tells it: `Failed` as soon as it is seen to be too large, or no video."
-        self._assert_not_too_large(progress.get("total_bytes") or 0)
-        if (progress.get("info_dict") or {}).get("vcodec") == "none":
-            return  # sound comes in other containers
-        for path in map(Path, filter(None, (progress.get("tmpfilename"), progress.get("filename")))):
-            if path.is_file():
-                with open(path, "rb") as f:
-                    head = f.read(HEAD_BYTES)
-                if len(head) == HEAD_BYTES or (head and progress["status"] == "finished"):
-                    check_head(head)
-
-    def _assert_not_too_large(self, size):
-        if size > self.max_bytes:
-            most = f"{self.max_bytes / 1e6:,.0f} MB"
-            advice = "if that is right, allow more with -o max_bytes=..."
-            raise Failed(f"not fetched: it is larger than {most}; {advice}", "too_large")
+        _assert_not_too_large(self.received, self.max_bytes)
 
 # %% ../../nbs/data/ytdlp.ipynb #9fdb0af2
 NATIVE_PROTOCOLS = (  # that yt-dlp speaks itself: other programs ask whom they like
@@ -398,7 +400,7 @@ class Downloader(yt_dlp.YoutubeDL):
         self.seen = FetchLog()
         self.manners = manners
         self.private_hosts = private_hosts
-        hooks = [lambda progress: self.seen.check_beginning(progress)]
+        hooks = [lambda progress: _check_beginning(progress, manners.max_bytes)]
         super().__init__(options | {"logger": self.seen, "progress_hooks": hooks})
 
     def build_request_director(self, handlers, preferences=None):
