@@ -20,6 +20,7 @@ from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg
 from ..base.files import atomic_path, atomic_write, file_sha256, spec_hash
 from ..base.profiles import Profile, data_dir, manifest_dir
+from .addresses import named_host
 from .dataset import split_by_source
 from .engine import engine_ready, run_jobs
 from .failures import CircuitBreaker, CircuitOpen
@@ -158,8 +159,16 @@ def _job(build, source, rows, spans, template):
         manners=build.tools.manners or manners_of(build.profile),
         sections=build.profile.sections,
         audio=build.profile.audio,
+        private_hosts=_private_hosts(build, rows[0]["address"], template),
         had=Fetched(**had | dict(path=Path(had["path"]), whole=bool(had["whole"]))) if had else None,
     )
+
+# %% ../../nbs/data/build.ipynb #adde5601
+def _private_hosts(build, address, template):
+    "Hosts that a row may have asked though they are in a private network; None: all."
+    if not address:
+        return named_host(template)  # which the profile names, not the row
+    return None if build.source.may_be_private and build.profile.private_addresses else ()
 
 
 def _make_room(build):

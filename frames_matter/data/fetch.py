@@ -66,6 +66,7 @@ def fetch_source(
     sections: bool = True,
     audio: bool = False,
     timing: Timing | None = None,
+    private_hosts: tuple[str, ...] | None = None,
 ) -> Fetched:
     """Have a source video.
 
@@ -87,6 +88,9 @@ def fetch_source(
         Whether of a long video only what the spans need is fetched; whether sound is needed too.
     timing : Timing
         The time that passes while it waits.
+    private_hosts : tuple of str, or None
+        Hosts that may be asked though they are in a private network or this machine, as the caller says whose
+        address it is; None: all of them.
 
     Returns
     -------
@@ -105,7 +109,7 @@ def fetch_source(
         return _use_in_place(Path(address), timing)
     _check_request(name, address)
     folder = Path(folder)
-    wanted = _Wanted(address, spans, folder / f".{name}.partial", manners, height, sections, audio)
+    wanted = _Wanted(address, spans, folder / f".{name}.partial", manners, height, sections, audio, private_hosts)
     return _fetch_to(folder, name, wanted, hosts or hosts_of(manners), timing)
 
 # %% ../../nbs/data/fetch.ipynb #353a1b45
@@ -120,6 +124,7 @@ class _Wanted:
     height: int
     sections: bool
     audio: bool
+    private_hosts: tuple[str, ...] | None
 
 
 def _check_request(name, address):
@@ -199,7 +204,9 @@ def _ask_once(wanted):
     "One attempt: a `Section`, or the path of the whole."
     from frames_matter.data.ytdlp import downloader_for, failure_of  # which imports yt-dlp
 
-    downloader = downloader_for(wanted.address, wanted.work, wanted.manners, wanted.height, wanted.audio)
+    downloader = downloader_for(
+        wanted.address, wanted.work, wanted.manners, wanted.height, wanted.audio, wanted.private_hosts
+    )
     try:
         info = downloader.find(wanted.address)
         section = None

@@ -30,6 +30,7 @@ class Job:
     manners: Manners = Manners()
     sections: bool = True  # fetch only the spans, where the site allows it
     audio: bool = False  # keep the clips' sound
+    private_hosts: tuple[str, ...] | None = ()  # that may be asked though they are in a private network; None: all
     had: Fetched | None = None  # if it was fetched before
 
 # %% ../../nbs/data/fetch_and_cut.ipynb #360dc8dd
@@ -67,11 +68,16 @@ def make_clips(job: Job, cut: Callable = cut_clip) -> Iterator[dict]:
             source=dict(name=job.source),
             kind=e.kind,
             reason=str(e),
-            passing=e.transient,
+            passing=e.passing,
         )
+    kept = 0
     for row in job.rows:
         if had or row["state"] == "cut":
-            yield from _make_clip(row, had, job, cut)
+            for event in _make_clip(row, had, job, cut):
+                kept += event["state"] == "checked"
+                yield event
+    if had and job.rows and not kept:
+        _discard(job, had)
 
 # %% ../../nbs/data/fetch_and_cut.ipynb #02ce2347
 def _fetch(job):
@@ -85,7 +91,14 @@ def _fetch(job):
         hosts,
         sections=job.sections,
         audio=job.audio,
+        private_hosts=job.private_hosts,
     )
+
+
+def _discard(job, had):
+    "Remove a fetched file that no clip came of; a file that is used in place is not ours to remove."
+    if had.path.parent == Path(job.folder) / "sources":
+        had.path.unlink(missing_ok=True)
 
 
 def _facts_of(job, had):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ..base.profiles import Profile
+from ..base.profiles import MAX_BYTES, Profile
 from ..base.seeds import stable_seed
 
 # %% ../../nbs/data/politeness.ipynb #5e1c0a12
@@ -42,6 +42,8 @@ class Manners:
         Seconds: where the bound stays.
     stall : float
         Seconds of silence, or of a drip, after which an answer is given up.
+    max_bytes : int
+        Of all answers of one attempt together, after which it is given up.
     """
 
     patience: float = 120.0
@@ -51,11 +53,12 @@ class Manners:
     first_wait: float = 1.0
     longest_wait: float = 30.0
     stall: float = 20.0
+    max_bytes: int = MAX_BYTES
 
 
 def manners_of(profile: Profile) -> Manners:
     "The manners that a profile asks for."
-    return Manners(profile.patience, profile.per_host, profile.per_second)
+    return Manners(profile.patience, profile.per_host, profile.per_second, max_bytes=profile.max_bytes)
 
 # %% ../../nbs/data/politeness.ipynb #577f1686
 def backoff_waits(name: str, manners: Manners) -> Iterator[float]:
