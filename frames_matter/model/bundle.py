@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from ..base.errors import UserError, choose
 from ..base.profiles import get_profile
 from .preprocessing import PRESETS, Preset, as_frames, preprocess
-from .tokenizer import ClipTokenizer, clip_tokenizer, tokenizer_for
+from .tokenizer import ClipTokenizer, assert_same_vocabulary, clip_tokenizer, tokenizer_for
 from .viclip import ViCLIP, ViCLIPConfig
 from .weights import load_viclip
 from ..video.frames import read_clip, resize
@@ -141,11 +141,6 @@ def _fitting_tokenizer(source: str | Path, bpe: str | Path | None, vocab_size: i
             f"The vocabulary of {source} has {vocab_size} tokens, which is neither nano's nor CLIP's; "
             f"give the list of merges that it was trained with: load({str(source)!r}, bpe=...)."
         )
-    if tokenizer.vocab_size != vocab_size:
-        raise UserError(
-            f"The list of merges {bpe or 'that comes with the weights'} makes {tokenizer.vocab_size} tokens and "
-            f"{source} has {vocab_size}; give the one that it was trained with, bpe=..."
-        )
     return tokenizer
 
 # %% ../../nbs/model/bundle.ipynb #b0d10008
@@ -185,4 +180,6 @@ def load(
     """
     preset = choose(preprocessing, PRESETS, "preprocessing")
     model = load_viclip(source, device=device, config=config)
-    return Bundle(model, _fitting_tokenizer(source, bpe, model.config.vocab_size), preset)
+    tokenizer = _fitting_tokenizer(source, bpe, model.config.vocab_size)
+    assert_same_vocabulary(tokenizer, model.config)
+    return Bundle(model, tokenizer, preset)

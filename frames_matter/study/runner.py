@@ -37,6 +37,7 @@ from ..base.files import atomic_path, atomic_write, checkout_id
 from ..base.processes import end_with_parent
 from ..base.profiles import results_dir
 from ..base.seeds import seed_everything, stable_seed
+from ..data.manifest import load_manifest
 from ..model.catalogue import HEADS, LOSSES
 from frames_matter.model.compute import (
     check_machine,
@@ -47,6 +48,7 @@ from frames_matter.model.compute import (
     process_rank_and_count,
     take_gpu,
 )
+from ..model.tokenizer import tell_of_cut_captions
 from ..model.weights import save_viclip
 from .measure import Outcome, Run, train_and_measure
 from .spec import RunSpec
@@ -371,9 +373,11 @@ def run_all(
     Raises
     ------
     UserError
-        When a run fails: one line that names the run. What was finished stays.
+        If there are no workers. When a run fails: one line that names the run. What was finished stays.
     """
     specs = list(specs)
+    if workers is not None and workers < 1:
+        raise UserError(f"Runs need at least 1 worker, not {workers}; leave it out for the profile's.")
     if not specs:
         return []
     profile = specs[0].resolved_profile()
@@ -383,8 +387,10 @@ def run_all(
     if launched_processes() == 1:
         for needs in sorted({(s.device, s.precision, s.processes) for s in todo}):
             check_machine(*needs)
+    if todo and progress and (told := tell_of_cut_captions(profile, load_manifest(profile).caption, fetch=True)):
+        print(told, flush=True)
     shared = any(spec.processes > 1 for spec in specs)  # such a run starts its processes from this one
-    workers = 1 if shared else min(workers or profile.workers, max(1, len(todo)))
+    workers = 1 if shared else min(workers or max(1, profile.workers), max(1, len(todo)))
     with tqdm(total=len(specs), initial=len(specs) - len(todo), desc="runs", disable=None if progress else True) as bar:
         for record in _records_of(todo, procedure, workers):
             done[record["spec_hash"]] = record

@@ -22,7 +22,7 @@ from ..base.profiles import Profile
 from ..base.seeds import stable_seed
 from ..data.dataset import VideoCaptionDataset
 from ..data.manifest import load_manifest, manifest_hash
-from ..model.tokenizer import tokenizer_for
+from ..model.tokenizer import assert_same_vocabulary, tokenizer_for
 from ..model.training import Pairs, encode_clips
 from ..model.weights import load_viclip
 from .spec import RunSpec
@@ -145,6 +145,7 @@ def encode_captions(model: nn.Module, tokenize: Callable[..., Tensor], captions:
         (N, D).
     """
     device = next(model.parameters()).device
+    assert_same_vocabulary(tokenize, model.config)
     ids = tokenize(list(captions), context_length=model.config.context_length)
     return torch.cat([model.encode_text(part.to(device)) for part in ids.split(64)])
 
