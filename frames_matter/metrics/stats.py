@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from ..base.errors import UserError
+from ..base.seeds import check_seed
 from .retrieval import as_array
 
 # %% ../../nbs/metrics/stats.ipynb #90c03004
@@ -66,10 +67,10 @@ def paired_draws(a: np.ndarray, b: np.ndarray, groups: np.ndarray, draws: int = 
         If the two were not asked the same queries, a score is not finite, or there is nothing to draw.
     """
     a, b, groups = _checked_pair(a, b, groups)
-    if draws < 1 or seed < 0:
-        raise UserError(f"An interval takes at least 1 draw and a seed from 0 on, not {draws} and {seed}.")
+    if draws < 1:
+        raise UserError(f"An interval takes at least 1 draw, not {draws}.")
     member = np.eye(groups.max() + 1)[groups]  # (queries, videos)
-    videos, runs_b, runs_a = _draw_weights(seed, draws, member.shape[1], len(b), len(a))
+    videos, runs_b, runs_a = _draw_weights(check_seed(seed), draws, member.shape[1], len(b), len(a))
     sizes = videos @ member.sum(0)  # (draws,) queries in each draw
 
     def mean(scores, runs):

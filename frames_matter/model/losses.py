@@ -178,6 +178,7 @@ def margin_from_similarity(
     margin : float
         By which the true pair has to win, in cosine; 0: InfoNCE.
     """
+    similarity = at_least_float32(similarity)
     own = torch.eye(len(similarity)).to(similarity)
     return infonce_from_similarity(similarity - margin * own, temperature=temperature)
 
@@ -196,6 +197,7 @@ def constant_from_similarity(
     hard_negative_weight : float
         H-NAC's lambda; 0: InfoNCE.
     """
+    similarity = at_least_float32(similarity)
     if len(_logits(similarity, temperature)) == 1:
         return 0 * similarity.sum()
     weight = hnac_weight(_others(similarity.detach()), hard_negative_weight).mean()

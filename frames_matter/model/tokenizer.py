@@ -203,7 +203,8 @@ def assert_same_vocabulary(tokenize: ClipTokenizer, config: ViCLIPConfig) -> Non
     if tokenize.vocab_size != config.vocab_size:
         raise UserError(
             f"The list of merges makes {tokenize.vocab_size} tokens and "
-            f"the model's vocabulary has {config.vocab_size}; give the list that it was trained with: bpe=... of a profile or of frames_matter.load."
+            f"the model's vocabulary has {config.vocab_size}; "
+            f"give the list that it was trained with: bpe=... of a profile or of frames_matter.load."
         )
 
 # %% ../../nbs/model/tokenizer.ipynb #70ce0006

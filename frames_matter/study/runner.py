@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -49,7 +49,7 @@ from frames_matter.model.compute import (
     take_gpu,
 )
 from ..model.tokenizer import tell_of_cut_captions
-from ..model.weights import save_viclip
+from ..model.weights import load_weights, save_viclip
 from .measure import Outcome, Run, train_and_measure
 from .spec import RunSpec
 from .store import finished, store, store_lock
@@ -141,7 +141,7 @@ def load_head(folder: str | Path, device: str = "cpu") -> nn.Module | None:
     Raises
     ------
     UserError
-        If no whole model is kept there.
+        If no whole model is kept there, or its head is damaged.
     """
     folder = Path(folder)
     if not (folder / "spec.json").is_file():
@@ -150,8 +150,7 @@ def load_head(folder: str | Path, device: str = "cpu") -> nn.Module | None:
     head = HEADS[spec["architecture"]](spec["embed_dim"])
     if head is None:
         return None
-    head.load_state_dict(load_file(folder / "head.safetensors"))
-    return head.to(device).eval()
+    return load_weights(head, folder / "head.safetensors").requires_grad_().to(device).eval()
 
 # %% ../../nbs/study/runner.ipynb #f72a778b
 Procedure = Callable[[RunSpec, Run], Outcome]
