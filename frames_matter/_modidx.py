@@ -1687,6 +1687,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'frames_matter/model/weights.py'),
                                              'frames_matter.model.weights._assert_takes_no_more_than_it_is': ( 'model/weights.html#_assert_takes_no_more_than_it_is',
                                                                                                                'frames_matter/model/weights.py'),
+                                             'frames_matter.model.weights._config_of': ( 'model/weights.html#_config_of',
+                                                                                         'frames_matter/model/weights.py'),
                                              'frames_matter.model.weights._depth': ( 'model/weights.html#_depth',
                                                                                      'frames_matter/model/weights.py'),
                                              'frames_matter.model.weights._fill': ( 'model/weights.html#_fill',

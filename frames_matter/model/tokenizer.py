@@ -238,7 +238,7 @@ class CutCaptions:
         if not self.alike:
             return f"{lost}, and lose their end."
         pair = " and ".join(repr(_ending(self.captions[i])) for i in self.alike[0])
-        return f"{lost}; {len(self.alike)} become the same as another, such as {pair}."
+        return f"{lost}; pairs that become the same: {len(self.alike)}, such as {pair}."
 
 
 def _ending(caption: str) -> str:

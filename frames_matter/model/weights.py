@@ -226,11 +226,11 @@ def _has_numbers(t: torch.Tensor) -> bool:
     return t.layout == torch.strided and t.device.type == "cpu" and not t.is_quantized and t.numel() > 0
 
 
-def _assert_agrees(own: ViCLIPConfig, tensors: dict, path: Path):
+def _assert_agrees(own: ViCLIPConfig, tensors: dict):
     "Refuse a configuration of other sizes than those of the tensors beside it."
     found = _sizes(tensors)
     if differ := [f"{name} {getattr(own, name)} for {n}" for name, n in found.items() if getattr(own, name) != n]:
-        raise UserError(f"The configuration in {path} does not fit its tensors: {', '.join(differ)}.")
+        raise UserError(f"Its configuration does not fit its tensors: {', '.join(differ)}.")
 
 
 def _with_frames(tensors: dict, config: ViCLIPConfig, path: Path) -> dict:
@@ -304,13 +304,20 @@ def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
 
 # %% ../../nbs/model/weights.ipynb #0f9a339a
 def _read(source: str | Path) -> tuple[Path, dict, ViCLIPConfig | None]:
-    "A checkpoint's file, its tensors, and its own configuration where it has one, which fits them."
+    "A checkpoint's file, its tensors, and its own configuration where it has one."
     path = ASSETS / "viclip-nano.safetensors" if source == "nano" else resolve_file(source)
     tensors, own = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), None)
-    tensors = _in_the_file(_without_wrapper(tensors, path), path)
-    if own:
-        _assert_agrees(own, tensors, path)
-    return path, tensors, own
+    return path, _in_the_file(_without_wrapper(tensors, path), path), own
+
+
+def _config_of(path: Path, tensors: dict, own: ViCLIPConfig | None) -> ViCLIPConfig:
+    "A file's own configuration, if it has one and that fits its tensors; else what their shapes tell."
+    try:
+        if own:
+            _assert_agrees(own, tensors)
+        return own or infer_config(tensors)
+    except UserError as e:
+        raise UserError(f"{path} cannot be loaded. {e}") from e
 
 
 def load_viclip(source: str | Path = "nano", device: str = "cpu", config: ViCLIPConfig | None = None) -> ViCLIP:
@@ -339,7 +346,7 @@ def load_viclip(source: str | Path = "nano", device: str = "cpu", config: ViCLIP
         the sentence says which.
     """
     path, tensors, own = _read(source)
-    config = config or own or infer_config(tensors)
+    config = config or _config_of(path, tensors, own)
     tensors = _with_frames(tensors, config, path)
     with torch.device("meta"):
         model = ViCLIP(config)
@@ -360,8 +367,7 @@ def read_config(source: str | Path) -> ViCLIPConfig:
     UserError
         As `load_viclip`, as far as can be told without looking at the numbers.
     """
-    _, tensors, own = _read(source)
-    return own or infer_config(tensors)
+    return _config_of(*_read(source))
 
 # %% ../../nbs/model/weights.ipynb #0f9a339b
 def save_viclip(model: ViCLIP, path: str | Path) -> None:
