@@ -65,7 +65,7 @@ def as_frames(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
         )
     return x
 
-
+# %% ../../nbs/model/preprocessing.ipynb #9ae90006
 def preprocess(frames: np.ndarray | torch.Tensor, image_size: int = 224) -> torch.Tensor:
     """Frames as the model wants them: resized as in the original's demo, normalised with ImageNet's mean and deviation.
 

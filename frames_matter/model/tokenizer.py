@@ -41,7 +41,14 @@ def _clean(text: str) -> str:
         text = html.unescape(html.unescape(ftfy.fix_text(text)))  # which leaves plain text alone, slowly
     return re.sub(r"\s+", " ", text.strip()).strip().lower()
 
-# %% ../../nbs/model/tokenizer.ipynb #92869b41
+
+def _as_text(caption: str) -> str:
+    "A caption, which must be text."
+    if not isinstance(caption, str):
+        raise UserError(f"A caption must be text, not {type(caption).__name__}.")
+    return caption
+
+
 def _check_length(context_length: int):
     "A `UserError` unless a caption could be that long."
     if isinstance(context_length, bool) or not isinstance(context_length, Integral) or not 2 <= context_length <= 2**20:
@@ -49,7 +56,7 @@ def _check_length(context_length: int):
             f"context_length must be a whole number, at least 2, for the start and the end, not {context_length!r:.40}."
         )
 
-
+# %% ../../nbs/model/tokenizer.ipynb #92869b41
 class ClipTokenizer:
     """Captions to token ids, as `clip_tokenizer` makes it.
 
@@ -79,33 +86,25 @@ class ClipTokenizer:
         if isinstance(texts, str):
             raise UserError("Captions are a list, not one string; write [caption].")
         _check_length(context_length)
-        texts = list(texts)
-        self._learn(texts)
-        out = torch.zeros(len(texts), context_length, dtype=torch.long)
-        for row, text in zip(out.numpy(), texts, strict=True):
-            ids = [self.vocab_size - 2, *self._seen[text][: context_length - 2], self.vocab_size - 1]
+        whole = self.whole(texts)
+        out = torch.zeros(len(whole), context_length, dtype=torch.long)
+        for row, ids in zip(out.numpy(), whole, strict=True):
+            ids = [self.vocab_size - 2, *ids[: context_length - 2], self.vocab_size - 1]
             row[: len(ids)] = ids
         return out
 
     def whole(self, texts: Iterable[str]) -> list[list[int]]:
-        "The ids of each caption before it is cut, without start and end."
-        texts = list(texts)
-        self._learn(texts)
-        return [self._seen[text] for text in texts]
-
-    def _learn(self, texts: list[str]):
-        "Find the ids of captions that are new; those seen before are remembered."
+        "The ids of each caption before it is cut, without start and end; those of captions seen before are remembered."
+        texts = [_as_text(text) for text in texts]
         if len(self._seen) + len(texts) > self.REMEMBERED:
             self._seen = {}
-        for text in texts:
-            if not isinstance(text, str):
-                raise UserError(f"A caption must be text, not {type(text).__name__}.")
         unknown = [text for text in dict.fromkeys(texts) if text not in self._seen]
         clean = [_clean(text) for text in unknown]
         encoded = self._bpe.encode_batch_fast(clean, add_special_tokens=False)
         for text, cleaned, encoding in zip(unknown, clean, encoded, strict=True):
             spelt_out = self.START in cleaned or self.END in cleaned
             self._seen[text] = self._with_specials(cleaned) if spelt_out else encoding.ids
+        return [self._seen[text] for text in texts]
 
     def _with_specials(self, clean: str) -> list[int]:
         "Ids of a caption that spells out a special token."
@@ -152,7 +151,7 @@ def _assert_merges(merges: list[tuple[str, ...]], path: Path):
             )
         known.add("".join(merge))
 
-
+# %% ../../nbs/model/tokenizer.ipynb #70ce000b
 @functools.cache
 def clip_tokenizer(bpe_file: str | Path) -> ClipTokenizer:
     """A tokenizer from a list of merges: CLIP's own, or nano's.
@@ -189,7 +188,7 @@ def tokenizer_for(profile: str | Profile) -> ClipTokenizer:
     profile = as_profile(profile)
     return clip_tokenizer(pinned(profile.bpe, profile) or ASSETS / "nano_bpe.txt.gz")
 
-
+# %% ../../nbs/model/tokenizer.ipynb #70ce000c
 def assert_same_vocabulary(tokenize: ClipTokenizer, config: ViCLIPConfig) -> None:
     """A `UserError` unless a tokenizer has as many tokens as a model; with another's, ids mean other words.
 

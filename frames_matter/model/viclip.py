@@ -31,7 +31,7 @@ def _assert_a_size(name: str, value: Any):
         said = "one beyond all sizes" if is_long else reprlib.repr(value)
         raise UserError(f"A ViCLIP's {name} is a whole number from 1 to {most}, not {said}.")
 
-
+# %% ../../nbs/model/viclip.ipynb #71c1000c
 @dataclass(frozen=True)
 class ViCLIPConfig:
     """The sizes of a ViCLIP; the defaults are ViCLIP-L's.

@@ -143,7 +143,7 @@ def _read_safetensors(path: Path) -> tuple[dict, ViCLIPConfig | None]:
         raise _unreadable(path, e) from e
     return tensors, _own_config(meta["config"], path) if "config" in meta else None
 
-
+# %% ../../nbs/model/weights.ipynb #3e190008
 def _unpickled(path: Path) -> object:
     "What a .pth file holds, read without running anything in it."
     try:
@@ -232,7 +232,7 @@ def _assert_agrees(own: ViCLIPConfig, tensors: dict):
     if differ := [f"{name} {getattr(own, name)} for {n}" for name, n in found.items() if getattr(own, name) != n]:
         raise UserError(f"Its configuration does not fit its tensors: {', '.join(differ)}.")
 
-
+# %% ../../nbs/model/weights.ipynb #3e190009
 def _with_frames(tensors: dict, config: ViCLIPConfig, path: Path) -> dict:
     "Another number of frames than the file's: its temporal positions interpolated, and said."
     name = "vision_encoder.temporal_positional_embedding"
@@ -277,7 +277,7 @@ def _fill(module: nn.Module, tensors: dict, path: Path):
             f"fetch it again, or take a checkpoint from before its training went wrong."
         )
 
-
+# %% ../../nbs/model/weights.ipynb #3e19000a
 def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
     """Fill a module with the tensors of a .safetensors file.
 
@@ -319,7 +319,7 @@ def _config_of(path: Path, tensors: dict, own: ViCLIPConfig | None) -> ViCLIPCon
     except UserError as e:
         raise UserError(f"{path} cannot be loaded. {e}") from e
 
-
+# %% ../../nbs/model/weights.ipynb #3e19000b
 def load_viclip(source: str | Path = "nano", device: str = "cpu", config: ViCLIPConfig | None = None) -> ViCLIP:
     """Load a ViCLIP.
 

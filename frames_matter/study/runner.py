@@ -344,7 +344,7 @@ def _records_of(todo: list[RunSpec], procedure: Procedure, workers: int) -> Iter
     done_elsewhere = _in_workers(elsewhere, procedure, workers) if elsewhere else ()
     return itertools.chain(done_elsewhere, (_run_once(spec, procedure) for spec in here))
 
-
+# %% ../../nbs/study/runner.ipynb #6d000008
 def run_all(
     specs: Iterable[RunSpec],
     procedure: Procedure = train_and_measure,
