@@ -205,7 +205,7 @@ def merges(rng) -> bytes:
     with gzip.open(Path(load_viclip.__globals__["ASSETS"]) / "nano_bpe.txt.gz") as file:
         lines = file.read().split(b"\n")
     for _ in range(rng.choice([1, 3])):
-        at = rng.randrange(1, len(lines))
+        at = rng.randrange(len(lines) + 1)
         lines[at : at + rng.choice([0, 1, 500])] = rng.choice(
             [[b""], [b"a b c"], [b"zz qq"], [b"\xff\xfe"], [b"x"], []]
         )
