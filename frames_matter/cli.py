@@ -6,8 +6,8 @@
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'DataName', 'Rows', 'Rule', 'Candidates',
            'OwnPath', 'Published', 'Name', 'Like', 'Engine', 'RayAddress', 'Target', 'Format', 'ShardSize',
            'NanoFolder', 'CHECKS', 'help_without_command', 'help_or_version', 'command', 'parse_overrides', 'reproduce',
-           'report', 'select', 'summary', 'build', 'export', 'verify', 'pretrain', 'bench', 'Check', 'diagnose',
-           'doctor', 'run_command', 'main']
+           'report', 'select', 'summary', 'print_cut_captions', 'build', 'export', 'verify', 'pretrain', 'bench',
+           'Check', 'diagnose', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/cli.ipynb #56a2e55e
 import errno
@@ -302,6 +302,18 @@ def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
     return "\n".join(lines)
 
 # %% ../nbs/cli.ipynb #54e83686
+def print_cut_captions(profile: Profile, rows: "pd.DataFrame") -> None:
+    "Tell how many of the kept clips' captions the profile's model does not read to their end, if there are any."
+    from frames_matter.model.tokenizer import tell_of_cut_captions
+
+    try:
+        told = tell_of_cut_captions(profile, rows.caption[rows.status == "kept"])
+    except UserError as e:  # of the model, which making clips does not need
+        told = f"Whether captions are cut cannot be told: {e}"
+    if told:
+        print(told)
+
+
 OwnPath = Annotated[
     str,
     typer.Option(
@@ -382,6 +394,7 @@ def build(
     closing = source_of(chosen).closing(chosen, rows)
     if closing.text:
         print(closing.text)
+    print_cut_captions(chosen, rows)
     if closing.is_lossy:
         raise typer.Exit(1)
 
@@ -423,9 +436,11 @@ def export(to: Target, profile: ProfileName = "mini", format: Format = "webdatas
 def verify(profile: ProfileName = "mini") -> None:
     "Hash and decode every clip again and compare with the manifest."
     chosen = get_profile(profile)
+    from frames_matter.data.manifest import load_manifest
     from frames_matter.data.manifest import verify as find_differences
 
     differences = find_differences(chosen)
+    print_cut_captions(chosen, load_manifest(chosen))
     if not differences:
         return print("Every clip is as the manifest says.")
     print("\n".join(differences))

@@ -18,7 +18,11 @@ import pytest
 import torch
 
 from frames_matter.base.errors import UserError
-from frames_matter.model.tokenizer import clip_tokenizer
+from frames_matter.base.profiles import get_profile
+from frames_matter.model.bundle import load
+from frames_matter.model.tokenizer import clip_tokenizer, cut_captions, tell_of_cut_captions
+from frames_matter.model.weights import load_viclip
+from frames_matter.study.splits import encode_captions
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT.parent / "shared" / "viclip" / "bpe_simple_vocab_16e6.txt.gz"  # CLIP's own, where it is: an extra
@@ -276,6 +280,97 @@ def test_what_is_no_caption_is_refused(bpe):
             tokenize(bad)
     n = tokenize.vocab_size
     assert tokenize([]).shape == (0, 32) and tokenize([""]).tolist()[0][:3] == [n - 2, n - 1, 0]
+
+
+CLOSE_UP = "a close up of a person cutting vegetables with a knife on a wooden "
+
+
+def test_captions_that_are_cut_are_counted_and_those_that_become_the_same_are_named():
+    tokenize = clip_tokenizer(LISTS["nano"])
+    captions = [CLOSE_UP + "board", "a dog", CLOSE_UP + "boat", CLOSE_UP, "A dog ", CLOSE_UP + "board"]
+    found = cut_captions(tokenize, captions)
+    assert found.cut == [0, 2, 3, 5] and found.alike == [(0, 2), (0, 3)]
+    assert "4 of 6 captions" in str(found) and "wooden board'" in str(found) and "wooden boat'" in str(found)
+    whole = tokenize.whole(captions)
+    for length in (len(w) + 2 for w in whole):
+        alike = cut_captions(tokenize, captions, length).alike
+        ids = tokenize(captions, length).tolist()
+        first = [ids.index(i) for i in ids]
+        assert alike == [(f, i) for i, f in enumerate(first) if whole[i] != whole[f]]
+    assert not cut_captions(tokenize, captions, 77).cut and str(cut_captions(tokenize, captions, 77)) == ""
+    assert not cut_captions(tokenize, []).alike
+
+
+def test_a_caption_that_just_fits_and_a_longer_one_become_the_same():
+    tokenize = clip_tokenizer(LISTS["nano"])
+    found = cut_captions(tokenize, ["a dog", "a dog a"], context_length=len(tokenize.whole(["a dog"])[0]) + 2)
+    assert found.cut == [1] and found.alike == [(0, 1)]
+
+
+def test_what_is_cut_is_told_of_a_profile_and_nothing_is_fetched(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert "2 of 2" in tell_of_cut_captions("mini", [CLOSE_UP + "board", CLOSE_UP + "boat"])
+    assert tell_of_cut_captions("mini", ["a dog"]) == ""
+    assert "before training" in tell_of_cut_captions("internvid", ["a dog"])
+
+
+def packed(path, text):
+    path.write_bytes(gzip.compress(text, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (b"", "holds no merges"),
+        (b"#version: 0.2\n", "holds no merges"),
+        (b"#version\n\n\n\n", "holds no merges"),
+        (b"#version\nzz qq\n", "'zz', which no line before has made"),
+        (b"#version\na b\nab c d\n", "does not hold two parts"),
+        (b"#version\na b\nabc\n", "does not hold two parts"),
+        (b"\xff\xfe\n\x00a b", "is not a gzipped list"),
+        (bytes(2**24 + 1), "far longer than any list"),
+    ],
+)
+def test_a_list_of_merges_that_is_none_is_refused(tmp_path, text, said):
+    with pytest.raises(UserError, match=said):
+        clip_tokenizer(packed(tmp_path / "bpe.txt.gz", text))
+
+
+def test_a_list_that_unpacks_without_end_takes_little_memory(tmp_path):
+    resource = pytest.importorskip("resource")
+    path, piece = tmp_path / "bpe.txt.gz", gzip.compress(bytes(10**8), 9)
+    path.write_bytes(piece * 20)  # 2 GB in 2 MB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="far longer than any list"):
+        clip_tokenizer(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 2**10  # KiB
+    path.write_bytes(bytes(2**24 + 1))
+    with pytest.raises(UserError, match="far longer than any list"):
+        clip_tokenizer(path)
+
+
+def test_a_list_of_another_vocabulary_is_refused_where_it_meets_a_model(tmp_path):
+    lines = gzip.decompress(LISTS["nano"].read_bytes()).split(b"\n")
+    nano = load_viclip("nano")
+    for name, other in {
+        "small": lines[:200],
+        "large": [*[line for line in lines if line], b"a b", b"c d", b""],
+    }.items():
+        bpe = packed(tmp_path / f"{name}.gz", b"\n".join(other))
+        for meet in (
+            lambda bpe=bpe: load("nano", bpe=bpe),
+            lambda bpe=bpe: encode_captions(nano, clip_tokenizer(bpe), ["a dog"]),
+            lambda bpe=bpe: tell_of_cut_captions(get_profile("mini", bpe=str(bpe)), ["a dog"]),
+        ):
+            with pytest.raises(UserError, match="tokens and the model's vocabulary has 838"):
+                meet()
+
+
+@pytest.mark.parametrize("length", [1, 0, -1, 2.5, "77", True, None, 10**12])
+def test_a_length_that_is_none_is_refused(length):
+    with pytest.raises(UserError, match="context_length must be a whole number"):
+        clip_tokenizer(LISTS["nano"])(["a dog"], length)
 
 
 if __name__ == "__main__":

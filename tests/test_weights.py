@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import get_profile
 from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
-from frames_matter.model.weights import load_viclip, save_viclip, weights_of
+from frames_matter.model.weights import load_viclip, load_weights, read_config, save_viclip, weights_of
 
 SMALL = ViCLIPConfig(32, 16, 64, 2, 1, 32, 4, 16, 300, 64, 1, 2)
 
@@ -346,3 +346,126 @@ def test_a_pinned_file_that_is_here_is_not_asked_for(viclip_hub, tmp_path):
 def test_a_revision_is_of_the_weights_of_a_hub_alone():
     assert weights_of(get_profile("internvid", revision=COMMIT)).endswith(f"@{COMMIT}")
     assert weights_of(get_profile("mini", revision=COMMIT)) == "nano"
+
+
+def saved(state, path, **tensors):
+    "A checkpoint with some tensors replaced."
+    torch.save({"model": state | tensors}, path)
+    return path
+
+
+CONV, TIMES, VOCABULARY = (
+    "vision_encoder.conv1.weight",
+    "vision_encoder.temporal_positional_embedding",
+    "text_encoder.token_embedding.weight",
+)
+
+
+@pytest.mark.parametrize(
+    "field, value, said",
+    [
+        ("vision_width", 0, "vision_width is a whole number from 1"),
+        ("patch_size", 0, "patch_size is a whole number from 1"),
+        ("vision_layers", 10**9, "vision_layers is a whole number from 1"),
+        ("text_layers", 3, "text_layers 3 for 2"),
+        ("text_width", "64", "text_width is a whole number"),
+        ("num_frames", float("nan"), "num_frames is a whole number"),
+        ("num_frames", 8, "num_frames 8 for 4"),
+        ("image_size", 40, "image_size is a multiple of its patch_size"),
+        ("vision_heads", 3, "vision_width is a multiple of its vision_heads"),
+        ("vocab_size", 10**40, "vocab_size is a whole number"),
+        ("context_length", True, "context_length is a whole number"),
+        ("width", 3, "not the JSON of a model's sizes"),
+    ],
+)
+def test_sizes_that_a_configuration_makes_up_are_refused(state, tmp_path, field, value, said):
+    path = tmp_path / "x.safetensors"
+    save_file(state, path, metadata={"config": json.dumps(dataclasses.asdict(SMALL) | {field: value})})
+    with pytest.raises(UserError, match=said):
+        load_viclip(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, '{"vision_width": ' + "9" * 5000 + "}", "null", "[1]", "", '{"a":' * 9000]
+)
+def test_a_configuration_that_is_none_is_one_sentence(state, tmp_path, text):
+    save_file(state, tmp_path / "x.safetensors", metadata={"config": text})
+    with pytest.raises(UserError, match="not the JSON of a model's sizes"):
+        load_viclip(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name, tensor, said",
+    [
+        (CONV, torch.zeros(0, 3, 1, 16, 16), "no plain arrays"),
+        (CONV, torch.zeros(64, 3, 1, 16, 0), "no plain arrays"),
+        (
+            CONV,
+            torch.sparse_coo_tensor(torch.zeros(5, 1).long(), [1.0], (10**6, 3, 1, 10**3, 10**3)),
+            "no plain arrays",
+        ),
+        (CONV, torch.empty(64, 3, 1, 16, 16, device="meta"), "no plain arrays"),
+        (VOCABULARY, torch.zeros(1).expand(10**9, 64), "claim"),
+        (VOCABULARY, torch.zeros(1).half().expand(10**9, 64), "claim"),
+        (TIMES, torch.zeros(1, 4, 64, 1), "another number of dimensions"),
+        ("text_encoder.transformer.resblocks.999999999.ln_1.bias", torch.zeros(1), "not numbered from 0 on"),
+        ("text_encoder.transformer.resblocks.01.ln_1.bias", torch.zeros(1), "not numbered from 0 on"),
+        ("text_encoder.transformer.resblocks.2.ln_1.bias", torch.zeros(64), "missing"),
+        ("temp", torch.tensor(float("nan")), "NaN"),
+        (VOCABULARY, torch.full((300, 64), float("inf")), "NaN"),
+        (VOCABULARY, torch.full((300, 64), 1e300, dtype=torch.float64), "NaN"),
+        (VOCABULARY, torch.zeros(300, 64, dtype=torch.int8), "not of real numbers"),
+        (VOCABULARY, torch.zeros(300, 64, dtype=torch.complex64), "not of real numbers"),
+        ("\x1b[2J" + "x" * 10**5, torch.zeros(1), r"\?\[2Jxxx"),
+    ],
+)
+def test_tensors_that_are_not_what_they_claim_are_refused(state, tmp_path, name, tensor, said):
+    with pytest.raises(UserError, match=said) as e:
+        load_viclip(saved(state, tmp_path / "x.pth", **{name: tensor}))
+    assert str(e.value).isprintable() and len(str(e.value)) < 1000
+
+
+def test_a_zip_that_unpacks_to_more_than_it_is_and_a_pickle_that_asks_for_memory_are_refused(state, tmp_path):
+    import zipfile
+
+    whole = saved(state, tmp_path / "whole.pth")
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.namelist():
+            new.writestr(entry, old.read(entry) + bytes(10**7) * entry.endswith(".pkl"))
+    with pytest.raises(UserError, match="unpacks to more"):
+        load_viclip(tmp_path / "x.pth")
+    for zipped in (True, False):
+        torch.save({"model": state, "a": bytearray(3)}, tmp_path / "b.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UserError, match="bytearray"):
+            load_viclip(tmp_path / "b.pth")
+
+
+def test_a_model_that_reads_77_tokens(state, tmp_path):
+    config = dataclasses.replace(SMALL, context_length=77)
+    save_viclip(ViCLIP(config), tmp_path / "x.safetensors")
+    model = load_viclip(tmp_path / "x.safetensors")
+    assert model.config == config == read_config(tmp_path / "x.safetensors")
+    ids = torch.zeros(2, 77, dtype=torch.long)
+    ids[:, 76], ids[0, 70] = 299, 5
+    with torch.no_grad():
+        assert model.encode_text(ids).isfinite().all() and not torch.equal(*model.encode_text(ids))
+    with pytest.raises(UserError, match="up to 16 tokens"):
+        load_viclip(saved(state, tmp_path / "y.pth")).encode_text(ids)
+
+
+def test_a_head_that_is_damaged_is_one_sentence(tmp_path):
+    head = torch.nn.Linear(2, 2)
+    save_file(head.state_dict(), tmp_path / "x.safetensors")
+    assert torch.equal(load_weights(torch.nn.Linear(2, 2), tmp_path / "x.safetensors").weight, head.weight)
+    for wrong in (head.state_dict() | {"bias": torch.tensor([1, float("nan")])}, {"weight": torch.zeros(2, 2)}):
+        save_file(wrong, tmp_path / "x.safetensors")
+        with pytest.raises(UserError, match="NaN|missing: bias"):
+            load_weights(torch.nn.Linear(2, 2), tmp_path / "x.safetensors")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the fuzzer measures memory by Unix's means")
+def test_inputs_of_every_hostile_kind_load_or_are_refused():
+    "Seventy of those that `python tests/fuzz_weights.py 700` reads."
+    from fuzz_weights import fuzz
+
+    assert {seed: told for seed, told in fuzz(range(70)).items() if told not in ("loaded", "refused")} == {}

@@ -17,7 +17,7 @@ import torch
 
 from ..base.errors import UserError, choose
 from ..base.profiles import Profile
-from ..base.seeds import stable_seed
+from ..base.seeds import check_seed, stable_seed
 from .manifest import load_manifest
 from ..model.preprocessing import PRESETS, preprocess
 from ..video.frames import read_clip, read_frames
@@ -52,7 +52,7 @@ def split_by_source(
         If the clips are of fewer than three source videos.
     """
     ids = list(youtube_ids)
-    sizes, rng = Counter(ids), np.random.default_rng(seed)
+    sizes, rng = Counter(ids), np.random.default_rng(check_seed(seed))
     if len(sizes) < 3:
         raise UserError(f"Clips of {len(sizes)} source videos cannot be split three ways; it takes at least 3.")
     small = {"test": shares[2], "alignment": shares[1]}

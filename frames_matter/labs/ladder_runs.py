@@ -32,7 +32,7 @@ from frames_matter.model.adaptation import (
     train_towers,
 )
 from ..model.protocols import SOUND
-from ..model.tokenizer import tokenizer_for
+from ..model.tokenizer import assert_same_vocabulary, tokenizer_for
 from ..model.training import Pairs, Training, loss_of, trainable_parameters
 from ..model.viclip import ViCLIP
 from ..model.weights import load_viclip
@@ -124,8 +124,9 @@ def _same_features(spec: RunSpec) -> RunSpec:
 
 @functools.lru_cache(maxsize=4)
 def _tokens(spec: RunSpec, captions: tuple[str, ...]) -> Tensor:  # (N, L)
-    length = load_viclip(spec.weights).config.context_length
-    return tokenizer_for(spec.resolved_profile())(list(captions), context_length=length).to(spec.device)
+    config, tokenize = load_viclip(spec.weights).config, tokenizer_for(spec.resolved_profile())
+    assert_same_vocabulary(tokenize, config)
+    return tokenize(list(captions), context_length=config.context_length).to(spec.device)
 
 
 def _encoded(spec: RunSpec, pairs: Pairs, captions: Any) -> Pairs:

@@ -19,10 +19,15 @@ from ..base.errors import UserError
 
 # %% ../../nbs/lessons/02_baseline.ipynb #4a26834a
 def as_array(values: Any) -> np.ndarray:
-    "float64 numpy of an array, a list, or a tensor of any precision on any device."
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double()
-    return np.asarray(values, np.float64)
+    "float64 numpy of an array, a tensor of any precision on any device, or a list of such."
+    if isinstance(values, (list, tuple)) and any(hasattr(value, "detach") for value in values):
+        values = [as_array(value) for value in values]
+    try:
+        if hasattr(values, "detach"):
+            values = values.detach().cpu().double()
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise UserError(f"Features and scores are arrays of numbers, not {type(values).__name__} such as this.") from e
 
 
 def _unit(features):
@@ -56,12 +61,12 @@ def cosine_similarity(video: Any, text: Any) -> np.ndarray:
     return _unit(text) @ _unit(video).T
 
 # %% ../../nbs/lessons/02_baseline.ipynb #56e48df6
-def ranks(scores: np.ndarray, positives: Sequence[int] | np.ndarray) -> np.ndarray:
+def ranks(scores: Any, positives: Sequence[int] | np.ndarray) -> np.ndarray:
     """The rank of each query's true candidate.
 
     Parameters
     ----------
-    scores : np.ndarray
+    scores : array or torch.Tensor
         (Q queries, C candidates).
     positives : sequence of int
         (Q,) the candidate that is true of each query.
@@ -71,6 +76,7 @@ def ranks(scores: np.ndarray, positives: Sequence[int] | np.ndarray) -> np.ndarr
     np.ndarray
         float (Q,), from 1; equal scores take the average of their ranks.
     """
+    scores = as_array(scores)
     return rankdata(-scores, method="average", axis=1)[np.arange(len(scores)), positives]
 
 # %% ../../nbs/lessons/02_baseline.ipynb #c8428963
@@ -173,7 +179,9 @@ def ndcg_each(similarity: Any, relevance: Any, k: int = 10) -> np.ndarray:
     """
     from sklearn.metrics import ndcg_score  # loads slowly
 
-    s, r = _checked_similarity(similarity), np.asarray(relevance, np.float64)
+    s, r = _checked_similarity(similarity), as_array(relevance)
+    if k < 1:
+        raise UserError(f"nDCG looks at the first k ranks, at least 1, not {k}.")
     if r.shape != s.shape or not np.isfinite(r).all() or (r < 0).any():
         raise UserError(
             f"Relevance must hold a number of at least 0 for each of {s.shape} pairs; this is of shape {r.shape}."
@@ -206,20 +214,30 @@ def ndcg(similarity: Any, relevance: Any, k: int = 10) -> float:
 def dual_softmax(similarity: Any, temperature: float = 0.01) -> np.ndarray:
     """Each score weighed by how much its clip prefers the caption to all others of the test. Cheng et al. (2021).
 
+    Below 0 a small weight would lift a score. So where there are negative scores, all are first raised by as much as
+    brings the lowest to 0; the weights stay as they are, and so does everything where no score is negative.
+
     Parameters
     ----------
     similarity : array or torch.Tensor
         (N captions, M clips) cosines. It needs every query at once.
     temperature : float
-        Of the softmax over captions.
+        Of the softmax over captions, above 0.
 
     Returns
     -------
     np.ndarray
-        float64 (N, M) scores.
+        float64 (N, M) scores, none below 0.
+
+    Raises
+    ------
+    UserError
+        If the matrix is empty or holds NaN or infinity, or the temperature is not above 0.
     """
     s = _checked_similarity(similarity)
-    return s * softmax(s / temperature, axis=0)
+    if not temperature > 0:
+        raise UserError(f"The temperature of a softmax must be above 0, not {temperature}.")
+    return (s - min(0, s.min())) * softmax(s / temperature, axis=0)
 
 # %% ../../nbs/lessons/02_baseline.ipynb #dd4111f6
 def foil_outcomes(true_scores: Any, foil_scores: Any) -> np.ndarray:

@@ -16,6 +16,8 @@ import pandas as pd
 from scipy.stats import norm
 
 from ..base.errors import UserError
+from ..base.seeds import check_seed
+from .retrieval import as_array
 
 # %% ../../nbs/metrics/stats.ipynb #90c03004
 @functools.lru_cache(maxsize=8)
@@ -28,7 +30,7 @@ def _draw_weights(seed, draws, *sizes):
 
 def _checked_pair(a, b, groups):
     "Scores of two models as float (runs, queries), and the video of each query, or what is wrong with them."
-    a, b, groups = np.atleast_2d(a).astype(float), np.atleast_2d(b).astype(float), np.asarray(groups)
+    a, b, groups = np.atleast_2d(as_array(a)), np.atleast_2d(as_array(b)), np.asarray(groups)
     if a.shape[1:] != b.shape[1:] or a.shape[1:] != groups.shape:
         raise UserError(
             "Two models are compared on the same queries, each with its video; "
@@ -62,11 +64,13 @@ def paired_draws(a: np.ndarray, b: np.ndarray, groups: np.ndarray, draws: int = 
     Raises
     ------
     UserError
-        If the two were not asked the same queries, or a score is not finite.
+        If the two were not asked the same queries, a score is not finite, or there is nothing to draw.
     """
     a, b, groups = _checked_pair(a, b, groups)
+    if draws < 1:
+        raise UserError(f"An interval takes at least 1 draw, not {draws}.")
     member = np.eye(groups.max() + 1)[groups]  # (queries, videos)
-    videos, runs_b, runs_a = _draw_weights(seed, draws, member.shape[1], len(b), len(a))
+    videos, runs_b, runs_a = _draw_weights(check_seed(seed), draws, member.shape[1], len(b), len(a))
     sizes = videos @ member.sum(0)  # (draws,) queries in each draw
 
     def mean(scores, runs):
@@ -129,7 +133,7 @@ def mean_with_interval(scores: np.ndarray, groups: Sequence) -> tuple[float, flo
     UserError
         As `paired_draws`.
     """
-    scores = np.atleast_2d(scores)
+    scores = np.atleast_2d(as_array(scores))
     return compare(np.zeros_like(scores), scores, pd.factorize(np.asarray(groups))[0])
 
 # %% ../../nbs/metrics/stats.ipynb #965aee2f

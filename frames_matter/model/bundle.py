@@ -16,8 +16,8 @@ from torch.nn.functional import normalize
 
 from ..base.errors import UserError, choose
 from ..base.profiles import get_profile
-from .preprocessing import PRESETS, Preset, preprocess
-from .tokenizer import ClipTokenizer, clip_tokenizer, tokenizer_for
+from .preprocessing import PRESETS, Preset, as_frames, preprocess
+from .tokenizer import ClipTokenizer, assert_same_vocabulary, clip_tokenizer, tokenizer_for
 from .viclip import ViCLIP, ViCLIPConfig
 from .weights import load_viclip
 from ..video.frames import read_clip, resize
@@ -65,16 +65,14 @@ class Prepared:
         np.ndarray
             (k, size, size, 3) uint8 RGB.
         """
-        k, size = k or self.model.config.num_frames, self.model.config.image_size
+        k, size = self.model.config.num_frames if k is None else k, self.model.config.image_size
         return read_clip(path, self.preset.strategy_for(strategy), k=k, size=size, seed=seed, mode=self.preset.resize)
 
     def preprocess(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
-        "(T, H, W, 3) uint8 RGB frames of any size to (T, 3, size, size) float32, on the model's device."
+        "(T, H, W, 3) RGB frames, 0 to 255, of any size to (T, 3, size, size) float32, on the model's device."
         size = self.model.config.image_size
-        frames = np.asarray(frames)
-        if frames.ndim == 4 and frames.shape[1:3] != (size, size):
-            frames = resize(frames, size, self.preset.resize)
-        return preprocess(frames, image_size=size).to(self.device)
+        frames = as_frames(frames).detach().cpu().numpy()
+        return preprocess(resize(frames, size, self.preset.resize), image_size=size).to(self.device)
 
     def tokenize(self, captions: Iterable[str]) -> torch.Tensor:
         "(N, L) int64 token ids of N captions, as long as the model reads, on its device."
@@ -125,7 +123,7 @@ class Bundle(Prepared):
             (N captions, M clips), float32, between -1 and 1.
         """
         text, video = self.encode_captions(captions), self.encode_clips(clips)
-        return normalize(text, dim=-1) @ normalize(video, dim=-1).T
+        return normalize(text.float(), dim=-1) @ normalize(video.float(), dim=-1).T
 
 # %% ../../nbs/model/bundle.ipynb #b0d10010
 def _fitting_tokenizer(source: str | Path, bpe: str | Path | None, vocab_size: int) -> ClipTokenizer:
@@ -142,11 +140,6 @@ def _fitting_tokenizer(source: str | Path, bpe: str | Path | None, vocab_size: i
         raise UserError(
             f"The vocabulary of {source} has {vocab_size} tokens, which is neither nano's nor CLIP's; "
             f"give the list of merges that it was trained with: load({str(source)!r}, bpe=...)."
-        )
-    if tokenizer.vocab_size != vocab_size:
-        raise UserError(
-            f"The list of merges {bpe or 'that comes with the weights'} makes {tokenizer.vocab_size} tokens and "
-            f"{source} has {vocab_size}; give the one that it was trained with, bpe=..."
         )
     return tokenizer
 
@@ -187,4 +180,6 @@ def load(
     """
     preset = choose(preprocessing, PRESETS, "preprocessing")
     model = load_viclip(source, device=device, config=config)
-    return Bundle(model, _fitting_tokenizer(source, bpe, model.config.vocab_size), preset)
+    tokenizer = _fitting_tokenizer(source, bpe, model.config.vocab_size)
+    assert_same_vocabulary(tokenizer, model.config)
+    return Bundle(model, tokenizer, preset)

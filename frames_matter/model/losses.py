@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, logsigmoid, normalize, softplus
 
 from ..base.errors import UserError
 from ..base.profiles import HARD_NEGATIVE_WEIGHT, TEMPERATURE
+from .compute import at_least_float32
 
 # %% ../../nbs/lessons/03_first_improvement.ipynb #02cd6479
 def _logits(similarity: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -25,11 +26,12 @@ def _logits(similarity: torch.Tensor, temperature: float) -> torch.Tensor:
         )
     if not temperature > 0:
         raise UserError(f"The temperature of a contrastive loss must be above 0, not {float(temperature)}.")
-    return similarity / temperature
+    return at_least_float32(similarity) / temperature
 
 
 def _cosines(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     "(B, D) and (B, D) to (B captions, B clips)."
+    video, text = at_least_float32(video), at_least_float32(text)
     return normalize(text, dim=-1) @ normalize(video, dim=-1).T
 
 # %% ../../nbs/lessons/03_first_improvement.ipynb #94570347
@@ -118,6 +120,7 @@ def hnac_from_similarity(
         Scalar; at most InfoNCE of the same matrix, but for 1e-8.
     """
     logits = _logits(similarity, temperature)
+    similarity = at_least_float32(similarity)
     log_weight = hnac_weight(similarity.detach(), hard_negative_weight).log().fill_diagonal_(0.0)
     terms = torch.logaddexp(logits + log_weight, torch.full_like(logits, math.log(1e-8)))  # log(w exp(logit) + 1e-8)
     return ((terms.logsumexp(0) + terms.logsumexp(1)) / 2 - logits.diagonal()).mean()
@@ -175,6 +178,7 @@ def margin_from_similarity(
     margin : float
         By which the true pair has to win, in cosine; 0: InfoNCE.
     """
+    similarity = at_least_float32(similarity)
     own = torch.eye(len(similarity)).to(similarity)
     return infonce_from_similarity(similarity - margin * own, temperature=temperature)
 
@@ -193,6 +197,7 @@ def constant_from_similarity(
     hard_negative_weight : float
         H-NAC's lambda; 0: InfoNCE.
     """
+    similarity = at_least_float32(similarity)
     if len(_logits(similarity, temperature)) == 1:
         return 0 * similarity.sum()
     weight = hnac_weight(_others(similarity.detach()), hard_negative_weight).mean()

@@ -21,6 +21,7 @@ from ..base.seeds import stable_seed
 from .catalogue import LOSSES
 from frames_matter.model.compute import (
     Clock,
+    at_least_float32,
     autocast,
     data_parallel,
     gather_with_gradients,
@@ -51,8 +52,9 @@ def pairwise_similarity(
     Returns
     -------
     torch.Tensor
-        (N captions, M clips) cosines.
+        (N captions, M clips) cosines, float32 or better.
     """
+    video, text = at_least_float32(video), at_least_float32(text)
     if head is None:
         return normalize(text, dim=-1) @ normalize(video, dim=-1).T
     rows = []
@@ -99,7 +101,7 @@ def encode(model: ViCLIP, video: torch.Tensor, mask_ratio: float, precision: str
     device = next(model.parameters()).device
     with autocast(device, precision):
         features = model.encode_video(to_device(video, device), mask_ratio=mask_ratio)
-    return features.to(torch.promote_types(features.dtype, torch.float32))
+    return at_least_float32(features)
 
 
 @torch.no_grad()

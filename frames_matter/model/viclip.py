@@ -7,8 +7,11 @@ __all__ = ['ViCLIPConfig', 'Attention', 'MLP', 'Block', 'Transformer', 'interpol
            'ViCLIP']
 
 # %% ../../nbs/model/viclip.ipynb #b79bea99
+import reprlib
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +20,18 @@ from torch.nn import functional as F
 from ..base.errors import UserError
 
 # %% ../../nbs/model/viclip.ipynb #366c0187
+_LARGEST = {"vision_layers": 1000, "text_layers": 1000, "num_frames": 10_000}  # and any other size 2**20
+
+
+def _assert_a_size(name: str, value: Any):
+    "A `UserError` unless a model could be that large."
+    most = _LARGEST.get(name, 2**20)
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value <= most:
+        is_long = isinstance(value, Integral) and abs(value) > 2**64
+        said = "one beyond all sizes" if is_long else reprlib.repr(value)
+        raise UserError(f"A ViCLIP's {name} is a whole number from 1 to {most}, not {said}.")
+
+# %% ../../nbs/model/viclip.ipynb #71c1000c
 @dataclass(frozen=True)
 class ViCLIPConfig:
     """The sizes of a ViCLIP; the defaults are ViCLIP-L's.
@@ -37,6 +52,12 @@ class ViCLIPConfig:
         Tokens there are.
     text_width, text_heads, text_layers : int
         Of the text tower.
+
+    Raises
+    ------
+    UserError
+        If a size is no whole number above 0, or so large that nobody has such a model; if the patches do not fill the
+        picture, or the heads do not share the width.
     """
 
     image_size: int = 224  # pixels a side
@@ -51,6 +72,17 @@ class ViCLIPConfig:
     text_width: int = 768  # W of the text tower
     text_heads: int = 12
     text_layers: int = 12
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            _assert_a_size(name, value)
+        whole = {"image_size": "patch_size", "vision_width": "vision_heads", "text_width": "text_heads"}
+        for large, small in whole.items():
+            if getattr(self, large) % getattr(self, small):
+                raise UserError(
+                    f"A ViCLIP's {large} is a multiple of its {small}; "
+                    f"{getattr(self, large)} is none of {getattr(self, small)}."
+                )
 
 # %% ../../nbs/model/viclip.ipynb #79d18ccb
 class Attention(nn.Module):
@@ -298,7 +330,7 @@ class ViCLIP(nn.Module):
             (B, D).
         """
         _assert_video(video, self.config)
-        return self.vision_encoder(video, mask_ratio)
+        return self.vision_encoder(video.to(self.vision_encoder.proj.dtype), mask_ratio)
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         "One vector a caption: (B, L) token ids to (B, D)."

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -37,6 +37,7 @@ from ..base.files import atomic_path, atomic_write, checkout_id
 from ..base.processes import end_with_parent
 from ..base.profiles import results_dir
 from ..base.seeds import seed_everything, stable_seed
+from ..data.manifest import load_manifest
 from ..model.catalogue import HEADS, LOSSES
 from frames_matter.model.compute import (
     check_machine,
@@ -47,7 +48,8 @@ from frames_matter.model.compute import (
     process_rank_and_count,
     take_gpu,
 )
-from ..model.weights import save_viclip
+from ..model.tokenizer import tell_of_cut_captions
+from ..model.weights import load_weights, save_viclip
 from .measure import Outcome, Run, train_and_measure
 from .spec import RunSpec
 from .store import finished, store, store_lock
@@ -139,7 +141,7 @@ def load_head(folder: str | Path, device: str = "cpu") -> nn.Module | None:
     Raises
     ------
     UserError
-        If no whole model is kept there.
+        If no whole model is kept there, or its head is damaged.
     """
     folder = Path(folder)
     if not (folder / "spec.json").is_file():
@@ -148,8 +150,7 @@ def load_head(folder: str | Path, device: str = "cpu") -> nn.Module | None:
     head = HEADS[spec["architecture"]](spec["embed_dim"])
     if head is None:
         return None
-    head.load_state_dict(load_file(folder / "head.safetensors"))
-    return head.to(device).eval()
+    return load_weights(head, folder / "head.safetensors").requires_grad_().to(device).eval()
 
 # %% ../../nbs/study/runner.ipynb #f72a778b
 Procedure = Callable[[RunSpec, Run], Outcome]
@@ -343,7 +344,7 @@ def _records_of(todo: list[RunSpec], procedure: Procedure, workers: int) -> Iter
     done_elsewhere = _in_workers(elsewhere, procedure, workers) if elsewhere else ()
     return itertools.chain(done_elsewhere, (_run_once(spec, procedure) for spec in here))
 
-
+# %% ../../nbs/study/runner.ipynb #6d000008
 def run_all(
     specs: Iterable[RunSpec],
     procedure: Procedure = train_and_measure,
@@ -371,9 +372,11 @@ def run_all(
     Raises
     ------
     UserError
-        When a run fails: one line that names the run. What was finished stays.
+        If there are no workers. When a run fails: one line that names the run. What was finished stays.
     """
     specs = list(specs)
+    if workers is not None and workers < 1:
+        raise UserError(f"Runs need at least 1 worker, not {workers}; leave it out for the profile's.")
     if not specs:
         return []
     profile = specs[0].resolved_profile()
@@ -383,8 +386,10 @@ def run_all(
     if launched_processes() == 1:
         for needs in sorted({(s.device, s.precision, s.processes) for s in todo}):
             check_machine(*needs)
+    if todo and progress and (told := tell_of_cut_captions(profile, load_manifest(profile).caption, fetch=True)):
+        print(told, flush=True)
     shared = any(spec.processes > 1 for spec in specs)  # such a run starts its processes from this one
-    workers = 1 if shared else min(workers or profile.workers, max(1, len(todo)))
+    workers = 1 if shared else min(workers or max(1, profile.workers), max(1, len(todo)))
     with tqdm(total=len(specs), initial=len(specs) - len(todo), desc="runs", disable=None if progress else True) as bar:
         for record in _records_of(todo, procedure, workers):
             done[record["spec_hash"]] = record

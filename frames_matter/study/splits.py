@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from ..base.errors import UserError, choose
 from ..base.profiles import Profile
-from ..base.seeds import stable_seed
+from ..base.seeds import check_seed, stable_seed
 from ..data.dataset import VideoCaptionDataset
 from ..data.manifest import load_manifest, manifest_hash
-from ..model.tokenizer import tokenizer_for
+from ..model.tokenizer import assert_same_vocabulary, tokenizer_for
 from ..model.training import Pairs, encode_clips
 from ..model.weights import load_viclip
 from .spec import RunSpec
@@ -47,7 +47,7 @@ def deal_by_clip(rows: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
     rows = rows.copy()
     study = rows[rows.split != "pool"]
     sizes = {split: (study.split == split).sum() for split in ("train", "alignment", "test")}
-    shuffled = study.sample(frac=1, random_state=seed).index
+    shuffled = study.sample(frac=1, random_state=check_seed(seed)).index
     rows.loc[shuffled, "split"] = [split for split, size in sizes.items() for _ in range(size)]
     return rows
 
@@ -145,6 +145,7 @@ def encode_captions(model: nn.Module, tokenize: Callable[..., Tensor], captions:
         (N, D).
     """
     device = next(model.parameters()).device
+    assert_same_vocabulary(tokenize, model.config)
     ids = tokenize(list(captions), context_length=model.config.context_length)
     return torch.cat([model.encode_text(part.to(device)) for part in ids.split(64)])
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..base.errors import UserError
 from ..base.registry import Registry
+from ..base.seeds import check_seed
 
 # %% ../../nbs/lessons/04_second_improvement.ipynb #d301911a
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def sample_indices(strategy: str | Strategy, n_frames: int, k: int = 8, seed: in
     Raises
     ------
     UserError
-        If the strategy is unknown or needs the frames themselves, or a count is below 1.
+        If the strategy is unknown or needs the frames themselves, a count is below 1, or the seed is none.
     """
     strategy = as_strategy(strategy)
     if strategy.blend:
@@ -231,7 +232,7 @@ def sample_indices(strategy: str | Strategy, n_frames: int, k: int = 8, seed: in
             f"read_clip(path, {strategy.name!r}) gives those it takes."
         )
     _check_counts(n_frames, k)
-    return _filled(strategy, strategy.indices(n_frames, k, np.random.default_rng(seed)), n_frames, k)
+    return _filled(strategy, strategy.indices(n_frames, k, np.random.default_rng(check_seed(seed))), n_frames, k)
 
 # %% ../../nbs/lessons/04_second_improvement.ipynb #e2b59780
 def _every_frame(clip):
