@@ -205,6 +205,11 @@ def _commonest_reasons(tally):
     return ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3) if n)
 
 
+def _brings_splits(given):
+    "Whether the rows are given with the splits that they were published in."
+    return given is not None and "split" in given
+
+
 def _deal_splits(build):
     "The study's clips dealt by source video; the pool's are the pool."
     kept = build.ledger.kept("study")
@@ -336,7 +341,7 @@ def _build(profile, source, given, tools, progress):
         identity = build_identity(profile, given, choice)
         _fill_ledger(build, identity)
         is_complete = _make_all_clips(build, progress)
-        if source.deals_splits:
+        if source.deals_splits and not _brings_splits(given):
             _deal_splits(build)
         _write_manifest(build)
         _remove_unnamed_clips(build)

@@ -156,7 +156,7 @@ class TableSource(Source):
 
         if self.is_chosen(profile):
             return candidates_of(profile, piece)
-        return json_lines(project_root() / self.table(profile), piece)
+        return json_lines(project_root() / self.table(profile), piece, needs_score=profile.min_score > 0)
 
     def rows(self, profile, piece):
         from frames_matter.data.row_checks import select_rows
