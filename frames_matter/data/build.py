@@ -28,6 +28,7 @@ from .fetch_and_cut import Job, make_clips
 from .json_lines import PIECE
 from .ledger import Ledger, is_whole, read_facts
 from .manifest import portable_address, read_manifest
+from .own_splits import join_by_content
 from .politeness import Manners, manners_of
 from .progress import progress_line
 from .selection import describe_selection, recorded_selection, selection_of
@@ -213,7 +214,8 @@ def _brings_splits(given):
 def _deal_splits(build):
     "The study's clips dealt by source video; the pool's are the pool."
     kept = build.ledger.kept("study")
-    splits = split_by_source([video for _, video in kept], build.profile.seed)
+    sources = join_by_content([video for _, video in kept], build.ledger.contents("study"))
+    splits = split_by_source(sources, build.profile.seed)
     build.ledger.deal(zip(splits, [position for position, _ in kept], strict=True))
     build.ledger.deal(("pool", position) for position, _ in build.ledger.kept("pool"))
 

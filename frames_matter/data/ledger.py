@@ -463,6 +463,12 @@ class LedgerOutcome(LedgerFile):
         query = "SELECT position, youtube_id FROM rows WHERE part = ? AND state = 'checked' ORDER BY position"
         return [tuple(row) for row in self.query(query, part)]
 
+    def contents(self, part: str) -> list[set[str]]:
+        "Hashes of each clip kept of a part and of the whole video it was cut from, as far as they are known, in order."
+        hashes = "rows.sha256, CASE WHEN sources.whole THEN sources.sha256 END"
+        query = f"SELECT {hashes} FROM rows LEFT JOIN sources USING (source) WHERE part = ? AND state = 'checked'"
+        return [set(row) - {None} for row in self.query(f"{query} ORDER BY position", part)]
+
     def keeps(self, clip_id: str) -> bool:
         "Whether a clip is one of those kept."
         return bool(self.query("SELECT 1 FROM rows WHERE clip_id = ? AND state = 'checked' AND part <> ''", clip_id))
