@@ -214,7 +214,9 @@ def _brings_splits(given):
 def _deal_splits(build):
     "The study's clips dealt by source video; the pool's are the pool."
     kept = build.ledger.kept("study")
-    sources = join_by_content([video for _, video in kept], build.ledger.contents("study"))
+    sources = [video for _, video in kept]
+    if build.given is not None:  # with addresses of their own; in a table of videos' ids, the id says what is one video
+        sources = join_by_content(sources, build.ledger.contents("study"))
     splits = split_by_source(sources, build.profile.seed)
     build.ledger.deal(zip(splits, [position for position, _ in kept], strict=True))
     build.ledger.deal(("pool", position) for position, _ in build.ledger.kept("pool"))

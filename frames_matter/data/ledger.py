@@ -463,11 +463,11 @@ class LedgerOutcome(LedgerFile):
         query = "SELECT position, youtube_id FROM rows WHERE part = ? AND state = 'checked' ORDER BY position"
         return [tuple(row) for row in self.query(query, part)]
 
-    def contents(self, part: str) -> list[set[str]]:
-        "Hashes of each clip kept of a part and of the whole video it was cut from, as far as they are known, in order."
-        hashes = "rows.sha256, CASE WHEN sources.whole THEN sources.sha256 END"
-        query = f"SELECT {hashes} FROM rows LEFT JOIN sources USING (source) WHERE part = ? AND state = 'checked'"
-        return [set(row) - {None} for row in self.query(f"{query} ORDER BY position", part)]
+    def contents(self, part: str) -> list[str | None]:
+        "The hash of the whole video that each clip kept of a part was cut from, None where it is not known, in order."
+        content = "CASE WHEN sources.whole THEN sources.sha256 END"
+        query = f"SELECT {content} FROM rows LEFT JOIN sources USING (source) WHERE part = ? AND state = 'checked'"
+        return [sha256 for (sha256,) in self.query(f"{query} ORDER BY position", part)]
 
     def keeps(self, clip_id: str) -> bool:
         "Whether a clip is one of those kept."

@@ -147,15 +147,11 @@ def verify(profile: Profile) -> list[str]:
     found |= {video: [f"its clips are in {' and in '.join(splits)}"] for video, splits in _parted(kept).items()}
     return [f"{name}: {', '.join(differences)}" for name, differences in found.items() if differences]
 
-
+# %% ../../nbs/data/manifest.ipynb #5a73eae4
 def _parted(kept):
-    "Source videos, and clips of the same bytes, that are in more than one split."
-    parted = {}
-    for column in ("youtube_id", "sha256"):
-        for _, part in kept.groupby(column):
-            if part.split.nunique() > 1:
-                parted.setdefault(part.youtube_id.iloc[0], list(part.split.unique()))
-    return parted
+    "Source videos that are in more than one split, and the splits."
+    splits = {video: list(part.split.dropna().unique()) for video, part in kept.groupby("youtube_id")}
+    return {video: names for video, names in splits.items() if len(names) > 1}
 
 
 def _checked_clips(ledger):

@@ -138,7 +138,8 @@ NO_VIDEO = "a caption without a video of its name"
 
 def odd_ending(suffix: str) -> str:
     "What is wrong with a video that is not called as one."
-    return f"its ending {visible(suffix)!r} is none of a video: give it the one it has, such as .mp4"
+    what = f"its ending {visible(suffix)!r} is none of a video" if suffix.strip(".") else "it has no ending"
+    return f"{what}: give it the one of its kind, such as .mp4"
 
 
 def fault_of_other(path: Path, has_caption: bool) -> str:
@@ -203,7 +204,7 @@ def clips_of_folder(folder: Path) -> Iterator[GivenClip]:
     yield from _told(faults, folder)
     yield from _told(_faults_of_others(files, beside, used), folder)
 
-
+# %% ../../nbs/data/own_folder.ipynb #0488d2cb
 def _assert_names_differ(videos, folder):
     "A `UserError` if two videos would share a caption."
     for name, n in Counter(map(_stem, videos)).items():

@@ -138,15 +138,15 @@ def _two_sources(one, other):
     )
 
 # %% ../../nbs/data/own_splits.ipynb #c0e17d0b
-def join_by_content(sources: Sequence[str], contents: Sequence[set[str]]) -> list[str]:
-    """Sources of clips, made one where they have content in common.
+def join_by_content(sources: Sequence[str], contents: Sequence[str | None]) -> list[str]:
+    """Sources of clips, made one where a video of them has the same content.
 
     Parameters
     ----------
     sources : sequence of str
         The source of each clip.
-    contents : sequence of set of str
-        Hashes of each clip and of what it was cut from.
+    contents : sequence of str or None
+        The hash of the video that it was cut from, None where it is not known.
     """
     joined, first = {}, {}
 
@@ -155,11 +155,10 @@ def join_by_content(sources: Sequence[str], contents: Sequence[set[str]]) -> lis
             source = joined[source]
         return source
 
-    for source, hashes in zip(sources, contents, strict=True):
-        for content in sorted(hashes):
-            earlier, later = one_of(first.setdefault(content, source)), one_of(source)
-            if earlier != later:
-                joined[later] = earlier
+    for source, content in zip(sources, contents, strict=True):
+        earlier, later = one_of(first.setdefault(content, source) if content else source), one_of(source)
+        if earlier != later:
+            joined[later] = earlier
     return [one_of(source) for source in sources]
 
 # %% ../../nbs/data/own_splits.ipynb #51efa39a
@@ -176,7 +175,7 @@ def split_in_name(name: str) -> str:
     word = re.match(r"[A-Za-z]*", name)[0].lower()
     return word if word in SPLIT_WORDS else ""
 
-
+# %% ../../nbs/data/own_splits.ipynb #f4b4f4b6
 def keep_splits(clips: Sequence[GivenClip], rows: Sequence[dict], name: str) -> None:
     """Give rows the splits they were published in, in place: all that can be taken, or none.
 
@@ -226,7 +225,7 @@ def _odd_split(odd, words, name):
 def _listed(words, but=""):
     return ", ".join(visible(word)[:40] for word in words if word and word != but)
 
-
+# %% ../../nbs/data/own_splits.ipynb #961e96a1
 def _parted(one, split, other, other_split):
     return UserError(
         f"{visible(one.where)} is in {split} and {visible(other.where)} in {other_split}, and they are of one source; "

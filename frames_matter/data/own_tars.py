@@ -101,7 +101,7 @@ def unpack_sample(opened: tarfile.TarFile, key: str, members: list, tar: Path, f
     except Rejected as e:
         return key, "", {}, str(e)
 
-
+# %% ../../nbs/data/own_tars.ipynb #bf581464
 def _fault_without_video(opened, members):
     "What is to be told of a sample that has no video, '' if nothing is."
     kinds = [f".{kind}" for kind, _, _ in members]
