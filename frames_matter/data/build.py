@@ -215,7 +215,7 @@ def _deal_splits(build):
     "The study's clips dealt by source video; the pool's are the pool."
     kept = build.ledger.kept("study")
     sources = [video for _, video in kept]
-    if build.given is not None:  # with addresses of their own; in a table of videos' ids, the id says what is one video
+    if build.source.joins_content:
         sources = join_by_content(sources, build.ledger.contents("study"))
     splits = split_by_source(sources, build.profile.seed)
     build.ledger.deal(zip(splits, [position for position, _ in kept], strict=True))

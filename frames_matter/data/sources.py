@@ -41,6 +41,7 @@ class RowSource:
     has_truth = False  # whether it is known what is true of each clip
     gives_rows = False  # whether its rows were picked before, and are given; else a build picks them from a table
     deals_splits = True  # whether a build deals its clips to splits; else its rows bring theirs
+    joins_content = False  # whether videos of the same bytes are one source; else their ids say what is one video
     outlives_originals = False  # whether a finished build stays good when the videos it was made of are gone
 
     def __repr__(self):
@@ -250,6 +251,7 @@ class OwnClips(GivenSource):
     order = "the clips that were given"
     licence = "that of the clips and captions that were given; they are not part of this folder"
     naming = "name and place of the file that was given, and the clip's times"
+    joins_content = True
     outlives_originals = True
 
     def given_rows(self, profile):
