@@ -206,6 +206,15 @@ def _commonest_reasons(tally):
     return ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3) if n)
 
 
+def _assert_unparted(ledger):
+    "A `UserError` if splits that were brought part a source video."
+    for video, split, other in ledger.parted():
+        raise UserError(
+            f"Clips of {video} are in {split} and in {other}; give the clips of one source video one split, "
+            "and run the command again, what was fetched is kept."
+        )
+
+
 def _brings_splits(given):
     "Whether the rows are given with the splits that they were published in."
     return given is not None and "split" in given
@@ -347,6 +356,7 @@ def _build(profile, source, given, tools, progress):
         is_complete = _make_all_clips(build, progress)
         if source.deals_splits and not _brings_splits(given):
             _deal_splits(build)
+        _assert_unparted(ledger)
         _write_manifest(build)
         _remove_unnamed_clips(build)
         _sign(build, is_complete)

@@ -486,6 +486,11 @@ class LedgerOutcome(LedgerFile):
         kept = "SELECT split, count(*) FROM rows WHERE state = 'checked' AND part <> ''"
         return dict(map(tuple, self.query(f"{kept} GROUP BY split ORDER BY min(part = 'pool'), min(position)")))
 
+    def parted(self) -> list[tuple[str, str, str]]:
+        "Source videos whose kept clips are in more than one split: (video, split, another split) of each."
+        kept = "SELECT youtube_id, min(split), max(split) FROM rows WHERE state = 'checked' AND part <> ''"
+        return [tuple(row) for row in self.query(f"{kept} GROUP BY youtube_id HAVING count(DISTINCT split) > 1")]
+
     def deal(self, splits: Iterable[tuple[str, int]]) -> None:
         "Give rows their splits: (split, position) of each."
         with self.transaction() as db:

@@ -58,10 +58,10 @@ def published_rows(profile: Profile) -> pd.DataFrame:
 
 
 def _assert_unparted(rows: Sequence[dict], path) -> None:
-    "A `UserError` if one source video is in two of the published splits."
-    splits = {}
-    for row in rows:
-        split = splits.setdefault(row["youtube_id"], row["split"])
+    "A `UserError` if one source video is in two of the published splits; a clip that is there twice is told later."
+    splits, first = {}, {row["clip_id"]: row for row in reversed(rows)}
+    for row in first.values():
+        split = splits.setdefault((row["youtube_id"], row["address"]), row["split"])
         if split != row["split"]:
             raise UserError(
                 f"{path} has clips of {row['youtube_id']} in {split} and in {row['split']}; "
