@@ -296,6 +296,12 @@ def test_tables_of_spreadsheets(films, text):
     assert rows.youtube_id.nunique() == N
 
 
+@pytest.mark.parametrize("text", ["sep=;", "sep=;\t", "sep=;\n\n", "sep=\n"])
+def test_a_declaration_and_nothing_below(films, text):
+    with pytest.raises(UserError, match="no column caption"):
+        read(csv_of(films, text))
+
+
 def test_words_for_nothing_are_nothing(films):
     "A source NaN is no source; a caption NULL is no caption; in JSON too."
     rows = read(

@@ -92,7 +92,7 @@ def declared_separator(text: str) -> str:
 
 
 def _header(text, separator):
-    first = next(row for row in csv.reader(io.StringIO(text), delimiter=separator) if row)
+    first = next((row for row in csv.reader(io.StringIO(text), delimiter=separator) if row), [])
     return [name.strip().lower() for name in first]
 
 # %% ../../nbs/data/own_table.ipynb #460ef137

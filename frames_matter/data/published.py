@@ -59,8 +59,11 @@ def published_rows(profile: Profile) -> pd.DataFrame:
 
 def _assert_unparted(rows: Sequence[dict], path) -> None:
     "A `UserError` if one source video is in two of the published splits; a clip that is there twice is told later."
-    splits, first = {}, {row["clip_id"]: row for row in reversed(rows)}
-    for row in first.values():
+    splits, clips = {}, set()
+    for row in rows:
+        if row["clip_id"] in clips:
+            continue
+        clips.add(row["clip_id"])
         split = splits.setdefault((row["youtube_id"], row["address"]), row["split"])
         if split != row["split"]:
             raise UserError(
