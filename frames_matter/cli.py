@@ -11,6 +11,7 @@ __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Fu
 
 # %% ../nbs/cli.ipynb #56a2e55e
 import errno
+import io
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from .base.ffmpeg import find_ffmpeg
 from .base.files import project_root
 from .base.profiles import Profile, assert_own_results, get_profile, manifest_dir
 from .base.registry import Registry
+from .base.text import visible
 from .data.sources import source_of
 
 if TYPE_CHECKING:
@@ -182,13 +184,18 @@ def report(profile: ProfileName = "mini") -> None:
     write_reports(profile)
 
 # %% ../nbs/cli.ipynb #b941e7cf
+def _say(text: object) -> None:
+    "Print lines of which some are somebody else's: nothing in them that a terminal obeys."
+    print(visible(str(text), also="\n"))
+
+
 def _tell_rows(table: "pd.DataFrame") -> None:
     "Show the rows that qualify, and count why the others do not."
     qualify = table.status == ""
-    print(table[qualify][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
+    _say(table[qualify][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
     others = table.reason[~qualify]
     why = f"; the others:\n{others.value_counts().to_string()}" if len(others) else "."
-    print(f"{qualify.sum()} of {len(table)} rows qualify{why}")
+    _say(f"{qualify.sum()} of {len(table)} rows qualify{why}")
 
 # %% ../nbs/cli.ipynb #4f66e759
 Rows = Annotated[
@@ -238,8 +245,8 @@ def select(
         return _tell_rows(source.preview(chosen))
     from frames_matter.data.selection import describe_selection, write_selection
 
-    print(describe_selection(write_selection(chosen, source.table(chosen))))
-    print(f"Written to {manifest_dir(chosen)}. A build with the same settings starts from it.")
+    _say(describe_selection(write_selection(chosen, source.table(chosen))))
+    _say(f"Written to {manifest_dir(chosen)}. A build with the same settings starts from it.")
 
 # %% ../nbs/cli.ipynb #2e8cba89
 _OF_MACHINES = ("engine", "address", "workers")  # fields that say who works, not on what
@@ -388,12 +395,12 @@ def build(
 
     rows = build_dataset(chosen, again=True)
     *_, figure = write_survivors(chosen)
-    print(f"{summary(rows)}\n{show_survivors(table_survivors(chosen)).to_string()}\nAs a figure: {figure}")
+    _say(f"{summary(rows)}\n{show_survivors(table_survivors(chosen)).to_string()}\nAs a figure: {figure}")
     if gone := [split for split in ("train", "alignment", "test") if split not in set(rows.split)]:
-        print(f"No clip is in {' and '.join(gone)}; the lessons need clips in all three.")
+        _say(f"No clip is in {' and '.join(gone)}; the lessons need clips in all three.")
     closing = source_of(chosen).closing(chosen, rows)
     if closing.text:
-        print(closing.text)
+        _say(closing.text)
     print_cut_captions(chosen, rows)
     if closing.is_lossy:
         raise typer.Exit(1)
@@ -429,7 +436,7 @@ def export(to: Target, profile: ProfileName = "mini", format: Format = "webdatas
     from frames_matter.data.export import export_dataset
 
     folder = export_dataset(chosen, to, format, shard_mb)
-    print(f"The clips of {chosen.name} are in {folder}.")
+    _say(f"The clips of {chosen.name} are in {folder}.")
 
 # %% ../nbs/cli.ipynb #cebbdfe7
 @command(dataset_app, "frames-matter dataset verify --profile mini")
@@ -443,7 +450,7 @@ def verify(profile: ProfileName = "mini") -> None:
     print_cut_captions(chosen, load_manifest(chosen))
     if not differences:
         return print("Every clip is as the manifest says.")
-    print("\n".join(differences))
+    _say("\n".join(differences))
     are = "is" if len(differences) == 1 else "are"
     raise UserError(
         f"{len(differences)} of the clips or files {are} not as the manifest says; "
@@ -632,7 +639,7 @@ def doctor() -> None:
     "Check what this machine has, one line each, and say what to do about what is missing."
     found = diagnose()
     for name, well, text in found:
-        print(f"{'ok ' if well else 'FIX'} {name:8}{text}")
+        _say(f"{'ok ' if well else 'FIX'} {name:8}{text}")
     if not all(well for _, well, _ in found):
         raise typer.Exit(1)
 
@@ -643,8 +650,15 @@ _USAGE_ERROR: type[Any] = typer.BadParameter.__base__ or typer.BadParameter
 
 def _fail(text: object, code: int = 2) -> int:
     "Say one line on the standard error, and return the exit code."
-    print(f"frames-matter: {' '.join(str(text).split())}", file=sys.stderr)
+    print(f"frames-matter: {visible(' '.join(str(text).split()))}", file=sys.stderr)
     return code
+
+
+def _soften_consoles() -> None:
+    "Have a console or pipe that cannot show a letter show its number, rather than end the command."
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run_command(argv: list[str] | None = None) -> int:
@@ -660,6 +674,7 @@ def run_command(argv: list[str] | None = None) -> int:
     int
         The exit code: 0, 1 for something found wanting, 2 for what the user can put right, 130 if interrupted.
     """
+    _soften_consoles()
     try:
         return app(argv, standalone_mode=False, prog_name="frames-matter") or 0
     except _USAGE_ERROR as e:

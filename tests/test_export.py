@@ -18,6 +18,7 @@ from frames_matter.data.export import EXPORT_FORMATS, export_dataset
 from frames_matter.data.own import OWN, own_rows
 
 SPLITS = ["train"] * 5 + ["alignment", "test", "pool", "pool"]
+FILMS = [0, 0, 1, 1, 1, 2, 3, 4, 4]  # none is in two splits
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def films(tmp_path_factory):
 
 def kept_row(i, split, path):
     "A row of the manifest: a clip of 2.5 s."
-    asked = dict(clip_id=path.stem, youtube_id=f"film{i // 2}", start=i, end=i + 2.5, split=split)
+    asked = dict(clip_id=path.stem, youtube_id=f"film{FILMS[i]}", start=i, end=i + 2.5, split=split)
     said = dict(caption=f'Pattern {i}, "ü"\u2028NA.', aesthetic_score=5.5 if i % 2 else None)
     facts = dict(sha256=file_sha256(path), bytes=path.stat().st_size, frames=20, fps=8.0, width=64, height=48 + 2 * i)
     return asked | said | dict(status="kept", reason=None, seconds=2.5) | facts
@@ -57,7 +58,7 @@ def built(films, tmp_path, monkeypatch):
     P, rows = get_profile("smoke"), []
     (data_dir(P) / "clips").mkdir(parents=True)
     for i, split in enumerate(SPLITS):
-        path = data_dir(P) / "clips" / f"film{i // 2}_{i}.000_{i + 2}.500.mp4"
+        path = data_dir(P) / "clips" / f"film{FILMS[i]}_{i}.000_{i + 2}.500.mp4"
         path.write_bytes((films / f"{i}.mp4").read_bytes())
         rows.append(kept_row(i, split, path))
     manifest_dir(P).mkdir(parents=True)
@@ -132,7 +133,7 @@ def test_datasets_reads_the_folder(built, tmp_path, monkeypatch):
 
 
 def test_what_went_out_comes_in_again(built, tmp_path):
-    "Exported tars are clips of one's own: same captions, same groups, whole clips."
+    "Exported tars are clips of one's own: same captions, same groups, same splits, whole clips."
     P, rows = built
     folder = export_dataset(P, tmp_path / "out", "webdataset", shard_mb=0.04, progress=False)
     again = own_rows(draft("again", "smoke", **OWN | dict(rows=str(folder))))
@@ -140,6 +141,8 @@ def test_what_went_out_comes_in_again(built, tmp_path):
     expected = sorted((" ".join(row["caption"].split()), row["youtube_id"]) for row in rows.values())
     assert sorted(zip(again.caption, again.youtube_id, strict=True)) == expected
     assert set(again.end) == {2.5}
+    split_of = {row["sha256"]: row["split"] for row in rows.values()}
+    assert [split_of[file_sha256(address)] for address in again.address] == list(again.split)
     assert {Path(a).read_bytes() for a in again.address} == {p.read_bytes() for p in (data_dir(P) / "clips").iterdir()}
 
 

@@ -62,6 +62,11 @@ def csv_of(mine, text, name="my.csv"):
     return mine / name
 
 
+def different(i):
+    "What makes a film another film of the same pictures: a part of MP4 that players pass over."
+    return b"\0\0\0\x0cfree%04d" % i
+
+
 FIVE = "path,caption\n" + "".join(f"films/{n}.mp4,There is {n} in it.\n" for n in NAMES)
 
 # --- tables ---
@@ -344,8 +349,9 @@ def test_names_stay_when_the_folder_moves(home, mine, tmp_path):
         "犬.mp4",
         "猫.mp4",
     ]
-    for name in odd:
-        shutil.copy(mine / "films" / "dog.mp4", mine / "films" / name)
+    dog = (mine / "films" / "dog.mp4").read_bytes()
+    for i, name in enumerate(odd):
+        (mine / "films" / name).write_bytes(dog + different(i))
     rows = read(csv_of(mine, "caption,path\n" + "".join(f"Caption {i}.,films/{name}\n" for i, name in enumerate(odd))))
     assert (rows.status == "").all() and not rows.clip_id.duplicated().any() and not rows.youtube_id.duplicated().any()
     assert (
@@ -436,12 +442,12 @@ def test_the_bad_samples_of_a_hostile_tar_are_told(home, hostile_tar):
     "One by one, in words that a terminal can show."
     rows = read(hostile_tar)
     reasons = list(rows.reason[rows.status != ""])
-    assert len(reasons) == len(LEADING_OUT) + 3 + 3  # links, unusable samples
+    assert len(reasons) == len(LEADING_OUT) + 3 + 4  # links, unusable samples
     assert len(rows) == len(NAMES) + len(reasons)
     assert all("hostile.tar" in r and r.isprintable() for r in reasons)
     assert sum("no path below" in r for r in reasons) == len(LEADING_OUT) == 6
     assert sum("not followed" in r for r in reasons) == 3
-    for words in ("too long", "two videos", "no caption"):
+    for words in ("too long", "two videos", "no caption", "without a video"):
         assert any(words in r for r in reasons), words
 
 

@@ -29,6 +29,7 @@ from .fetch_and_cut import Job, make_clips
 from .json_lines import PIECE
 from .ledger import Ledger, is_whole, read_facts
 from .manifest import portable_address, read_manifest
+from .own_splits import join_by_content
 from .politeness import Manners, manners_of
 from .progress import progress_line
 from .selection import describe_selection, recorded_selection, selection_of
@@ -214,10 +215,27 @@ def _commonest_reasons(tally):
     return ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3) if n)
 
 
+def _assert_unparted(ledger):
+    "A `UserError` if splits that were brought part a source video."
+    for video, split, other in ledger.parted():
+        raise UserError(
+            f"Clips of {video} are in {split} and in {other}; give the clips of one source video one split, "
+            "and run the command again, what was fetched is kept."
+        )
+
+
+def _brings_splits(given):
+    "Whether the rows are given with the splits that they were published in."
+    return given is not None and "split" in given
+
+
 def _deal_splits(build):
     "The study's clips dealt by source video; the pool's are the pool."
     kept = build.ledger.kept("study")
-    splits = split_by_source([video for _, video in kept], build.profile.seed)
+    sources = [video for _, video in kept]
+    if build.source.joins_content:
+        sources = join_by_content(sources, build.ledger.contents("study"))
+    splits = split_by_source(sources, build.profile.seed)
     build.ledger.deal(zip(splits, [position for position, _ in kept], strict=True))
     build.ledger.deal(("pool", position) for position, _ in build.ledger.kept("pool"))
 
@@ -345,8 +363,9 @@ def _build(profile, source, given, tools, progress):
         identity = build_identity(profile, given, choice)
         _fill_ledger(build, identity)
         is_complete = _make_all_clips(build, progress)
-        if source.deals_splits:
+        if source.deals_splits and not _brings_splits(given):
             _deal_splits(build)
+        _assert_unparted(ledger)
         _write_manifest(build)
         _remove_unnamed_clips(build)
         _sign(build, is_complete)

@@ -213,7 +213,7 @@ def choose_candidates(files: Sequence[str | Path], profile: Profile) -> tuple[pd
     choose(profile.rule, RULES, "rule")
     if profile.candidates < 1:
         raise UserError(f"candidates is {profile.candidates}; at least one row must be chosen.")
-    table = scan_rows(files)
+    table = scan_rows(files, needs_score=profile.min_score > 0)
     with table_errors([Path(f) for f in files]):
         if profile.rule == "first":
             found, counts = _choose_first(table, profile)

@@ -5,7 +5,7 @@ told from a file's first bytes, and when a whole build had better stop."""
 
 # %% auto #0
 __all__ = ['FAILURE_KINDS', 'CONTAINER_SIGNATURES', 'MPEG_TS_PACKETS', 'PLAYLISTS', 'MANIFESTS', 'MP4_BOXES', 'HEAD_BYTES',
-           'FailureKind', 'Failed', 'check_container', 'check_head', 'CircuitOpen', 'CircuitBreaker']
+           'FailureKind', 'Failed', 'check_container', 'check_head', 'begins_as_video', 'CircuitOpen', 'CircuitBreaker']
 
 # %% ../../nbs/data/failures.ipynb #5ce94b67
 from pathlib import Path
@@ -115,11 +115,12 @@ CONTAINER_SIGNATURES = (  # what files begin with
     b"OggS",  # Ogg
     b"FLV\x01",  # FLV
     b"\x00\x00\x01\xba",  # MPEG-PS
-    b"\x00\x00\x01\xb3",  # MPEG video by itself
+    b"\x00\x00\x01\xb3",  # MPEG video without a container
+    b".RMF",  # RealMedia
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF
     b"\x06\x0e\x2b\x34",  # MXF
     b"\xb7\xd8\x00\x20\x37\x49\xda\x11",  # WTV
-    *(b"nut/multimedia container\0", b".RMF", b"DKIF", b"\x1f\x07\x00", b"GIF87a", b"GIF89a"),  # DV is the fourth
+    *(b"nut/multimedia container\0", b"DKIF", b"\x1f\x07\x00", b"GIF87a", b"GIF89a"),  # DV is the fourth
 )
 MPEG_TS_PACKETS = ((0, 188), (4, 192), (0, 204))  # where the first begins, and bytes from one to the next
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"[Reference]", b"RTSPtext", b"v=0")  # lead to other files
@@ -167,7 +168,7 @@ def check_head(head: bytes) -> None:
     Failed
         Of the kind ``not_video``.
     """
-    if head[4:8] in MP4_BOXES or _begins_as_container(head):
+    if begins_as_video(head):
         return
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     is_list = text.startswith(PLAYLISTS) or any(mark in text for mark in MANIFESTS)
@@ -175,11 +176,12 @@ def check_head(head: bytes) -> None:
     raise Failed(f"not fetched: what came is {it_is}not a video", "not_video")
 
 # %% ../../nbs/data/failures.ipynb #823518c4
-def _begins_as_container(head):
-    "Whether these are the first bytes of a container other than MP4."
+def begins_as_video(head: bytes) -> bool:
+    "Whether a file's first 400 bytes are those of a container of video, whatever its name."
+    is_mp4 = head[4:8] in MP4_BOXES
     is_avi = head[:4] == b"RIFF" and head[8:12] == b"AVI "
     is_mpeg_ts = any(head[at : at + 1] == b"G" == head[at + n : at + n + 1] for at, n in MPEG_TS_PACKETS)
-    return head.startswith(CONTAINER_SIGNATURES) or is_avi or is_mpeg_ts
+    return head.startswith(CONTAINER_SIGNATURES) or is_mp4 or is_avi or is_mpeg_ts
 
 
 def _check_boxes(path, size):

@@ -14,13 +14,13 @@ from pathlib import Path
 import pandas as pd
 
 from ..base.errors import UserError
-from .row_checks import TABLE_COLUMNS
+from .row_checks import TABLE_COLUMNS, assert_columns
 
 # %% ../../nbs/data/json_lines.ipynb #46dff2c2
 PIECE = 1000  # rows in memory at a time
 
 
-def json_lines(path: str | Path, piece: int = PIECE) -> Iterator[pd.DataFrame]:
+def json_lines(path: str | Path, piece: int = PIECE, needs_score: bool = True) -> Iterator[pd.DataFrame]:
     """Read the rows of a table of JSON lines, a piece at a time.
 
     Parameters
@@ -29,6 +29,8 @@ def json_lines(path: str | Path, piece: int = PIECE) -> Iterator[pd.DataFrame]:
         One JSON object a line with InternVid's columns, and others if it likes; blank lines are passed over.
     piece : int
         Rows of a piece, at most.
+    needs_score : bool
+        Whether the column of aesthetic scores must be there.
 
     Yields
     ------
@@ -45,13 +47,12 @@ def json_lines(path: str | Path, piece: int = PIECE) -> Iterator[pd.DataFrame]:
         raise UserError(
             f"No rows at {path}; put InternVid's rows there, one JSON object a line with {', '.join(TABLE_COLUMNS)}."
         )
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8-sig") as lines:
         for number in itertools.count():
             rows = _table_of(itertools.islice(lines, piece), path)
             if number and rows.empty:
                 return
-            if missing := [c for c in TABLE_COLUMNS if c not in rows]:
-                raise UserError(f"{path} has no column {', '.join(missing)}; it needs {', '.join(TABLE_COLUMNS)}.")
+            assert_columns(rows.columns, str(path), needs_score)
             yield rows
 
 
@@ -59,7 +60,9 @@ def _table_of(lines, path):
     "Lines as a table."
     try:
         return pd.DataFrame([_json_object(line) for line in lines if line.strip()])
-    except (ValueError, TypeError) as e:
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not text in UTF-8; save it again as UTF-8.") from e
+    except (ValueError, TypeError, RecursionError) as e:
         raise UserError(f"{path} is not a table of JSON lines: {str(e).splitlines()[0]}.") from e
 
 

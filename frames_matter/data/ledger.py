@@ -463,6 +463,12 @@ class LedgerOutcome(LedgerFile):
         query = "SELECT position, youtube_id FROM rows WHERE part = ? AND state = 'checked' ORDER BY position"
         return [tuple(row) for row in self.query(query, part)]
 
+    def contents(self, part: str) -> list[str | None]:
+        "The hash of the whole video that each clip kept of a part was cut from, None where it is not known, in order."
+        content = "CASE WHEN sources.whole THEN sources.sha256 END"
+        query = f"SELECT {content} FROM rows LEFT JOIN sources USING (source) WHERE part = ? AND state = 'checked'"
+        return [sha256 for (sha256,) in self.query(f"{query} ORDER BY position", part)]
+
     def keeps(self, clip_id: str) -> bool:
         "Whether a clip is one of those kept."
         return bool(self.query("SELECT 1 FROM rows WHERE clip_id = ? AND state = 'checked' AND part <> ''", clip_id))
@@ -479,6 +485,11 @@ class LedgerOutcome(LedgerFile):
         "How many clips are in each split, in the order of the manifest."
         kept = "SELECT split, count(*) FROM rows WHERE state = 'checked' AND part <> ''"
         return dict(map(tuple, self.query(f"{kept} GROUP BY split ORDER BY min(part = 'pool'), min(position)")))
+
+    def parted(self) -> list[tuple[str, str, str]]:
+        "Source videos whose kept clips are in more than one split: (video, split, another split) of each."
+        kept = "SELECT youtube_id, min(split), max(split) FROM rows WHERE state = 'checked' AND part <> ''"
+        return [tuple(row) for row in self.query(f"{kept} GROUP BY youtube_id HAVING count(DISTINCT split) > 1")]
 
     def deal(self, splits: Iterable[tuple[str, int]]) -> None:
         "Give rows their splits: (split, position) of each."

@@ -9,6 +9,7 @@ __all__ = ['OWN', 'LEAST_CLIPS', 'given_clips', 'register_own', 'register_manife
 
 # %% ../../nbs/data/own.ipynb #1724f050
 import functools
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import pandas as pd
 from ..base.errors import UserError
 from ..base.files import project_root
 from ..base.profiles import PROFILES, Profile, data_dir, draft, manifest_dir, register
+from ..base.text import is_missing, visible
 from .manifest import load_manifest
 from frames_matter.data.own_clip import (
     VIDEO_SUFFIXES,
@@ -31,7 +33,8 @@ from frames_matter.data.own_clip import (
     readable_stem,
     split_group,
 )
-from .own_folder import clips_of_folder, files_below
+from .own_folder import ARCHIVES, NO_CAPTIONS, clips_of_folder, fault_of_other, walk_folder
+from .own_splits import films_of, join_sources, keep_splits
 from .own_table import clips_of_table
 from .own_tars import clips_of_tars, unpack_sample
 from .row_checks import Rejected, clip_name, parse_timestamp
@@ -57,9 +60,10 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample) -> 
     """
     path = project_root() / source
     if path.is_dir():
-        tars = files_below(path, (".tar",))
-        if tars and not files_below(path, VIDEO_SUFFIXES):
-            return clips_of_tars(tars, folder, unpack)
+        files, _ = walk_folder(path)
+        tars = [p for p in files if p.suffix.lower() == ".tar" and p.is_file()]
+        if tars and not any(p.suffix.lower() in VIDEO_SUFFIXES for p in files):
+            return itertools.chain(clips_of_tars(tars, folder, unpack), _beside_tars(set(files) - set(tars), path))
         return clips_of_folder(path)
     if path.is_file() and path.suffix.lower() == ".tar":
         return clips_of_tars([path], folder, unpack)
@@ -67,20 +71,31 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample) -> 
         _assert_table(path)
         return clips_of_table(path)
     if set("*?[") & set(path.name):
-        tars = sorted(p for p in path.parent.glob(path.name) if p.suffix.lower() == ".tar")
+        named = sorted(path.parent.glob(path.name))
+        tars = [p for p in named if p.suffix.lower() == ".tar"]
         if tars:
-            return clips_of_tars(tars, folder, unpack)
+            others = _beside_tars(set(named) - set(tars), path.parent)
+            return itertools.chain(clips_of_tars(tars, folder, unpack), others)
     raise UserError(
         f"There is nothing at {path}; give a CSV, a folder of videos with captions beside them, "
         "or WebDataset tars (one, a folder, or a pattern like 'shards/*.tar')."
     )
 
 
+def _beside_tars(files, folder):
+    "What stands among tars and could be meant as more of them, or as a video."
+    for path in sorted(files):
+        is_table = path.suffix.lower() not in ARCHIVES and path.suffix.lower() in NO_CAPTIONS
+        if path.is_file() and not is_table and (fault := fault_of_other(path, has_caption=False)):
+            name = path_below(path, folder)
+            yield GivenClip(name, name, "", fault=fault)
+
+
 def _assert_table(path):
     "A `UserError` if a file's ending says that it is another thing than a CSV."
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise UserError(f"{path.name} is a video; give the folder it is in, or a CSV that names it with its caption.")
-    if path.name.lower().endswith((".gz", ".tgz", ".zip", ".bz2", ".xz", ".7z")):
+    if path.name.lower().endswith((".gz", ".tgz", ".zip", ".bz2", ".xz", ".7z", ".rar", ".zst")):
         raise UserError(f"{path.name} is compressed; unpack it and give the tar, folder or CSV that was in it.")
 
 # %% ../../nbs/data/own.ipynb #7ec7047d
@@ -178,8 +193,8 @@ def own_rows(profile: Profile, unpack: Callable = unpack_sample) -> pd.DataFrame
     Returns
     -------
     pd.DataFrame
-        The columns of `select_rows` and one more, address: a path or URL. Status is '' where the clip can be taken,
-        else 'rejected' with the reason.
+        The columns of `select_rows` and one more, address: a path or URL; and split, if the clips bring theirs.
+        Status is '' where the clip can be taken, else 'rejected' with the reason.
 
     Raises
     ------
@@ -195,6 +210,8 @@ def own_rows(profile: Profile, unpack: Callable = unpack_sample) -> pd.DataFrame
     clips = list(given_clips(source, data_dir(profile) / "unpacked", unpack))
     rows = [_row_of(clip, profile) for clip in clips]
     _reject_repeated(clips, rows)
+    join_sources(clips, rows)
+    keep_splits(clips, rows, Path(source).name)
     _assert_enough_to_split(rows, Path(source).name)
     return pd.DataFrame(rows)
 
@@ -219,7 +236,7 @@ def _row_of(clip, profile):
 
 def _reason(why, where):
     "Why a row is rejected, and which."
-    return f"{' '.join(why.split()).rstrip('.')} ({printable(where)})"
+    return f"{visible(' '.join(why.split())).rstrip('.')} ({printable(where)})"
 
 # %% ../../nbs/data/own.ipynb #95bd78e4
 def _fill_in(row, clip, profile):
@@ -227,7 +244,7 @@ def _fill_in(row, clip, profile):
     if clip.fault:
         raise Rejected(clip.fault)
     name = plain_name(readable_stem(clip.key), clip.key)
-    row["youtube_id"] = split_group(str(clip.source).strip(), name)
+    row["youtube_id"] = split_group("" if is_missing(clip.source) else str(clip.source).strip(), name)
     _check_address(clip.address)
     if not row["caption"]:
         raise Rejected("no caption: write what is to be seen")
@@ -240,7 +257,7 @@ def _check_address(address):
     "Raise what is wrong with a URL, or with a file's name."
     if "://" in address and not re.fullmatch(r"https?://[^\s/]+\S{0,2000}", address):
         raise Rejected(f"{address[:60]!r} is no address that can be fetched: it should begin with https:// or http://")
-    if not address.isprintable():
+    if visible(address) != address:
         raise Rejected("its name is not plain text: rename it")
 
 
@@ -292,7 +309,7 @@ def _length(path, changed):
 # %% ../../nbs/data/own.ipynb #5f6d607d
 def _reject_repeated(clips, rows):
     "Reject what is given twice; a clip with two captions is a `UserError`."
-    seen = {}
+    seen, names = {}, {}
     for clip, row in zip(clips, rows, strict=True):
         if row["status"]:
             continue
@@ -305,6 +322,11 @@ def _reject_repeated(clips, rows):
             )
         if first != clip.where:
             row |= dict(status="rejected", reason=_reason(f"the same clip as {printable(first)}", clip.where))
+        elif names.setdefault(row["clip_id"], clip.where) != clip.where:
+            fault = (
+                f"its name differs from that of {printable(names[row['clip_id']])} only in how its letters are composed"
+            )
+            row |= dict(status="rejected", reason=_reason(f"{fault}: rename one of them", clip.where))
 
 
 def _assert_enough_to_split(rows, name):
@@ -317,7 +339,8 @@ def _assert_enough_to_split(rows, name):
     if not good:
         raise UserError(f"None of the {len(rows)} clips of {name} can be taken; the first: {reasons[0]}.")
     found = f"{len(good)} good clip{'s' * (len(good) > 1)} of {n_sources} source{'s' * (n_sources > 1)}"
-    regroup = ", or give them other words in the column source" if n_sources < 3 <= len(good) else ""
+    is_grouped = n_sources < 3 <= len(set(films_of([row["address"] for row in good])))  # by words, not by what they are
+    regroup = ", or give them other words in the column source" if is_grouped else ""
     others = f"; {len(reasons)} more were rejected, the first: {reasons[0]}" if reasons else ""
     raise UserError(
         f"{name} gives {found}, and train, alignment and test take at least {LEAST_CLIPS} clips of 3 sources "

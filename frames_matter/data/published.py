@@ -7,17 +7,19 @@ __all__ = ['WRITTEN', 'published_rows', 'compare_with_published', 'describe_rott
 
 # %% ../../nbs/data/published.ipynb #c5606156
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
 from ..base.errors import UserError
 from ..base.files import project_root
 from ..base.profiles import Profile, manifest_dir
-from .manifest import load_manifest, manifest_differences, read_manifest
+from ..base.text import CLIP_ID
+from .manifest import kept_rows, manifest_differences, read_manifest
 
 # %% ../../nbs/data/published.ipynb #6389081e
 WRITTEN = {  # what a build writes in a column, so that anything else is somebody's own invention
-    "clip_id": re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}", re.ASCII),
+    "clip_id": CLIP_ID,
     "youtube_id": re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII),
     "split": re.compile("train|alignment|test|pool"),
 }
@@ -45,12 +47,29 @@ def published_rows(profile: Profile) -> pd.DataFrame:
     path = project_root() / profile.rows
     if path.resolve() == (manifest_dir(profile) / "clips.csv").resolve():
         raise UserError(f"A rebuild of {path} would be written over it; give the rebuild a name of its own.")
-    rows = load_manifest(path)
+    rows = kept_rows(read_manifest(path, check_names=False))  # each is checked, and told by name
     if missing := [c for c in ("start", "end") if c not in rows]:
         raise UserError(f"{path} has no column {', '.join(missing)}; give a clips.csv that a build has written.")
     if rows.empty:
         raise UserError(f"{path} keeps no clips; give a clips.csv that a build has written.")
-    return pd.DataFrame([_published_row(row) for row in rows.to_dict("records")])
+    checked = [_published_row(row) for row in rows.to_dict("records")]
+    _assert_unparted([row for row in checked if not row["status"]], path)
+    return pd.DataFrame(checked)
+
+
+def _assert_unparted(rows: Sequence[dict], path) -> None:
+    "A `UserError` if one source video is in two of the published splits; a clip that is there twice is told later."
+    splits, clips = {}, set()
+    for row in rows:
+        if row["clip_id"] in clips:
+            continue
+        clips.add(row["clip_id"])
+        split = splits.setdefault((row["youtube_id"], row["address"]), row["split"])
+        if split != row["split"]:
+            raise UserError(
+                f"{path} has clips of {row['youtube_id']} in {split} and in {row['split']}; "
+                "give the clips of one source video one split."
+            )
 
 # %% ../../nbs/data/published.ipynb #5736f910
 def _published_row(row):
@@ -93,7 +112,7 @@ def compare_with_published(profile: Profile) -> pd.DataFrame:
         A row for each clip that is not as it was published: clip_id, youtube_id, what (gone, different or
         re-encoded), reason.
     """
-    published = load_manifest(project_root() / profile.rows)
+    published = kept_rows(read_manifest(project_root() / profile.rows, check_names=False))
     rebuilt = read_manifest(manifest_dir(profile) / "clips.csv")
     pairs = zip(published.itertuples(), rebuilt.itertuples(), strict=False)  # the same rows in the same order
     rows = [(then.clip_id, then.youtube_id, *_what_became(then._asdict(), now._asdict())) for then, now in pairs]

@@ -10,6 +10,9 @@ __all__ = ['KNOWN_ROW_COUNTS', 'TABLE_SUFFIXES', 'CONVERTED_REVISION', 'NO_POLAR
 # %% ../../nbs/data/row_table.ipynb #540e37d4
 import contextlib
 import fnmatch
+import itertools
+import json
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import UserError
 from ..base.files import project_root
 from ..base.hub import commit_of, hub_file, hub_list
-from .row_checks import TABLE_COLUMNS
+from .row_checks import SCORE, TABLE_COLUMNS, assert_columns
 
 if TYPE_CHECKING:
     import polars as pl
@@ -202,13 +205,15 @@ def _declared_rows(card, configuration, split):
     return None
 
 # %% ../../nbs/data/row_table.ipynb #81510b28
-def scan_rows(files: Sequence[str | Path]) -> "pl.LazyFrame":
+def scan_rows(files: Sequence[str | Path], needs_score: bool = True) -> "pl.LazyFrame":
     """The rows of a table, lazily and in order.
 
     Parameters
     ----------
     files : sequence of str or Path
         All parquet or all JSON lines.
+    needs_score : bool
+        Whether the column of aesthetic scores must be there.
 
     Returns
     -------
@@ -225,12 +230,12 @@ def scan_rows(files: Sequence[str | Path]) -> "pl.LazyFrame":
         raise UserError("The files of a table must be all parquet or all JSON lines.")
     with table_errors(files):
         table, names = (_scan_parquet if kinds.pop() else _scan_json)(files)
-    if missing := [c for c in TABLE_COLUMNS if c not in names]:
-        raise UserError(f"{files[0].name} has no column {', '.join(missing)}; it needs {', '.join(TABLE_COLUMNS)}.")
+    assert_columns(names, files[0].name, needs_score)
+    score = pl.col(SCORE) if SCORE in names else pl.lit(None)
     return table.select(
         "row",
         *(pl.col(c).cast(pl.String, strict=False) for c in TABLE_COLUMNS[:4]),
-        pl.col("Aesthetic_Score").cast(pl.Float64, strict=False).fill_nan(None),
+        score.cast(pl.Float64, strict=False).fill_nan(None).alias(SCORE),
     )
 
 # %% ../../nbs/data/row_table.ipynb #4deecd50
@@ -271,5 +276,48 @@ def _scan_json(files):
     "The same of JSON lines, whose columns are those of the first hundred."
     import polars as pl
 
+    if not all(map(_is_strict, files)):
+        return _scan_lenient(files), _first_names(files[0])
     names = pl.scan_ndjson(files[:1], n_rows=100).collect_schema().names()
     return pl.scan_ndjson(files, schema=dict.fromkeys(TABLE_COLUMNS, pl.String), row_index_name="row"), names
+
+# %% ../../nbs/data/row_table.ipynb #3b36c8cc
+_NO_NUMBER = r'([^\\]"\s*:\s*)-?(?:NaN|Infinity)(\s*[,}])'  # in a text, the quote would have a backslash before it
+
+
+def _is_strict(file):
+    "Whether a file of JSON lines is what the standard says, as far as its bytes tell."
+    with open(file, "rb") as f:
+        start = f.read(3)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError(f"{file.name} is text in UTF-16; save it again as UTF-8.")
+        if start == b"\xef\xbb\xbf" or not start:
+            return not start
+        with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b"\n") < 0 <= content.find(b"\r"):
+                raise UserError(f"The lines of {file.name} end in carriage returns; save it with line feeds.")
+            return content.find(b"NaN") < 0 and content.find(b"Infinity") < 0
+
+
+def _scan_lenient(files):
+    "JSON lines with numbers that are none, or marks of the encoding."
+    import polars as pl
+
+    row = pl.Struct(dict.fromkeys(TABLE_COLUMNS, pl.String))
+    lines = pl.concat(  # a letter that JSON cannot hold separates what is then one column
+        pl.scan_csv(file, has_header=False, separator="\x1f", quote_char=None, schema={"line": pl.String})
+        for file in files
+    )
+    cleaned = pl.col("line").str.replace_all(_NO_NUMBER, "${1}null${2}").str.json_decode(row)
+    lines = lines.filter(pl.col("line").str.contains(r"\S"))
+    return lines.select(cleaned.alias("line")).unnest("line").with_row_index("row")
+
+
+def _first_names(file):
+    "The columns of a file of JSON lines, as its first hundred rows have them."
+    with open(file, encoding="utf-8-sig") as lines:
+        try:
+            rows = [json.loads(line) for line in itertools.islice(lines, 100) if line.strip()]
+            return list(dict.fromkeys(name for row in rows for name in dict(row)))
+        except (ValueError, TypeError, RecursionError) as e:
+            raise UserError(f"{file.name} is not a table of JSON lines: {str(e).splitlines()[0]}.") from e

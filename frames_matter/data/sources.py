@@ -42,6 +42,7 @@ class RowSource:
     gives_rows = False  # whether its rows were picked before, and are given; else a build picks them from a table
     deals_splits = True  # whether a build deals its clips to splits; else its rows bring theirs
     may_be_private = False  # whether its rows may name addresses in a private network, where the profile says so
+    joins_content = False  # whether videos of the same bytes are one source; else their ids say what is one video
     outlives_originals = False  # whether a finished build stays good when the videos it was made of are gone
 
     def __repr__(self):
@@ -157,7 +158,7 @@ class TableSource(Source):
 
         if self.is_chosen(profile):
             return candidates_of(profile, piece)
-        return json_lines(project_root() / self.table(profile), piece)
+        return json_lines(project_root() / self.table(profile), piece, needs_score=profile.min_score > 0)
 
     def rows(self, profile, piece):
         from frames_matter.data.row_checks import select_rows
@@ -252,6 +253,7 @@ class OwnClips(GivenSource):
     licence = "that of the clips and captions that were given; they are not part of this folder"
     naming = "name and place of the file that was given, and the clip's times"
     may_be_private = True
+    joins_content = True
     outlives_originals = True
 
     def given_rows(self, profile):
