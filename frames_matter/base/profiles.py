@@ -42,7 +42,6 @@ Line = Annotated[str, Meta(pattern=LINE)]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # what numpy takes
 Seconds = Annotated[float, Meta(ge=0, le=1_000_000)]
 Epochs = Annotated[int, Meta(ge=0, le=100_000)]
-_LARGEST_WORLD = 50_000  # clips
 
 # %% ../../nbs/base/profiles.ipynb #ed31e5c2
 @dataclass(frozen=True)
@@ -264,6 +263,8 @@ def _consistent(profile: Profile) -> Profile:
                 choose(getattr(profile, field), get_args(kind), field)
             elif profile.source not in get_args(kind):
                 resolve("frames_matter.data.sources:SOURCES")[profile.source]  # one's own registers itself there
+    if profile.preprocessing != "demo":
+        resolve("frames_matter.model.preprocessing:PRESETS")[profile.preprocessing]
     choose(profile.rule, resolve("frames_matter.data.candidates:RULES"), "rule")
     for protocol in profile.protocols:
         resolve("frames_matter.model.protocols:PROTOCOLS")[protocol]
@@ -275,10 +276,11 @@ def _consistent(profile: Profile) -> Profile:
         )
     if len(set(profile.seeds)) < len(profile.seeds) or len(set(profile.protocols)) < len(profile.protocols):
         raise UserError("A seed or a protocol is named twice, and one run each is made; name it once.")
-    if profile.source == "world" and not profile.rows and profile.n_clips + profile.n_pool > _LARGEST_WORLD:
+    most = resolve("frames_matter.data.sources:SOURCES")[profile.source].most_clips
+    if profile.n_clips + profile.n_pool > most:
         raise UserError(
-            f"A mini world of {profile.n_clips + profile.n_pool} clips would be made for days; "
-            f"n_clips and n_pool together must not be above {_LARGEST_WORLD}."
+            f"{profile.n_clips + profile.n_pool} clips are more than a build can end with in days; "
+            f"n_clips and n_pool together must not be above {most}."
         )
     if profile.precision == "bf16" and profile.device != "cuda":
         raise UserError("Precision 'bf16' is for device 'cuda'; on a CPU compute in float32: -o precision=fp32.")

@@ -25,9 +25,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from msgspec import Meta
 
-from ..base.errors import UserError
 from ..base.addresses import text_without_secrets, without_secrets
-from ..base.errors import shown
+from ..base.errors import UserError, shown
 from ..base.files import disk_full, file_sha256, os_errors_told, spec_hash
 from ..base.json_input import parse_json
 
@@ -304,6 +303,7 @@ class LedgerStart(LedgerFile):
         "Keep the rows of a finished build until the next one is finished too."
         if self.fact("manifest") is not None:
             for table in _SET_ASIDE:
+                db.execute(f"DROP TABLE IF EXISTS {table}_before")
                 db.execute(f"CREATE TABLE {table}_before AS SELECT * FROM {table}")
 
     def _put_back_set_aside(self, db):
@@ -315,8 +315,9 @@ class LedgerStart(LedgerFile):
                 db.execute(f"DROP TABLE {table}_before")
 
     def has_set_aside(self) -> bool:
-        "Whether a finished build is set aside for the one under way."
-        return bool(self.query("SELECT 1 FROM sqlite_master WHERE name = 'rows_before'"))
+        "Whether a finished build is set aside for one that is not finished."
+        found = self.query("SELECT 1 FROM sqlite_master WHERE name = 'rows_before'")
+        return bool(found) and self.fact("manifest") is None
 
     def give_up(self) -> bool:
         "Have the finished build again that stood here before this one, if there was one; whether there was."
@@ -325,10 +326,9 @@ class LedgerStart(LedgerFile):
             self._put_back_set_aside(db)
         return found
 
-    def finish(self, facts: dict[str, str]) -> None:
-        "Write down by what the build will be known, and forget the one before it, at once."
+    def forget_set_aside(self) -> None:
+        "Forget the finished build of before, as this one is finished."
         with self.transaction() as db:
-            db.executemany("REPLACE INTO facts VALUES (?, ?)", facts.items())
             for table in _SET_ASIDE:
                 db.execute(f"DROP TABLE IF EXISTS {table}_before")
 

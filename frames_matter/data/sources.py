@@ -101,6 +101,7 @@ class Source(RowSource):
         "A sentence if a build would throw away clips that could not be made again, else ''."
         return ""
 
+    most_clips = 10_000_000
     least = "three of different videos are the least that can be split"  # what is not enough, and why
 
     def is_enough(self, n_clips: int, n_videos: int) -> bool:
@@ -187,6 +188,7 @@ class MiniWorld(TableSource):
     )
     licence = "the films and captions are made by this project and share its licence"
     has_truth = True
+    most_clips = 50_000  # about a day of drawing on two cores
 
     def address(self, profile):
         return profile.rows or _from_project(data_dir(profile) / "world" / "metadata.jsonl")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg, same_everywhere
 from ..base.files import atomic_path, atomic_write
+from ..base.json_input import read_json
 from ..base.processes import process_map
 from ..base.profiles import Profile, data_dir
 from .captions import caption
@@ -270,7 +271,10 @@ def _encode_all(jobs: list[tuple[Video, Path, bool]], workers: int, progress: bo
 
 def _holds(path: Path, config: dict) -> bool:
     "Whether a file is there and says this."
-    return path.is_file() and json.loads(path.read_text()) == config
+    try:
+        return path.is_file() and read_json(path) == config
+    except UserError:
+        return False
 
 
 def _begin_films(folder: Path, config: dict) -> None:
