@@ -300,12 +300,11 @@ class PublishedManifest(GivenSource):
         return len(given), 0
 
     def films(self, profile, given):
-        from frames_matter.world.films import make_world_for
+        from frames_matter.world.films import make_world_for, world_ids
 
-        folder = make_world_for(profile, progress=False) / "videos"
-        if not any((folder / f"{i}.mp4").is_file() for i in given.youtube_id):
+        if world_ids(profile).isdisjoint(given.youtube_id):  # found out before a world is made for nothing
             raise _without_address(f"{profile.rows} names")
-        return folder
+        return make_world_for(profile, progress=False) / "videos"
 
     def is_failure_of_site(self, kind):
         from frames_matter.data.failures import FAILURE_KINDS
