@@ -18,7 +18,7 @@ _SECRET = re.compile(
 _BESIDE_SECRETS = re.compile(
     r"x-(amz|goog)-.*|policy|expires|s[eprtv]|spr|ss|srt|sk.*|user(name)?|login", re.IGNORECASE
 )
-_WEB = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_WEB = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\x00-\x1f\x7f'\"<>]+")
 
 
 def without_secrets(address: str) -> str:

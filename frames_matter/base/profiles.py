@@ -12,6 +12,7 @@ __all__ = ['TEMPERATURE', 'HARD_NEGATIVE_WEIGHT', 'NAME', 'RESULTS', 'REVISION',
 import contextlib
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ def _as_type(field: str, value: Any, present: Any) -> Any:
     if isinstance(present, tuple) and isinstance(value, (list, tuple)):
         return tuple(value)
     if isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 10**300 else math.inf
     if type(value) is type(present):
         return value
     advice = "; write it as in -o seeds=[0,1]" if isinstance(present, tuple) else ""
@@ -264,10 +265,10 @@ def _consistent(profile: Profile) -> Profile:
             elif profile.source not in get_args(kind):
                 resolve("frames_matter.data.sources:SOURCES")[profile.source]  # one's own registers itself there
     if profile.preprocessing != "demo":
-        resolve("frames_matter.model.preprocessing:PRESETS")[profile.preprocessing]
+        choose(profile.preprocessing, resolve("frames_matter.model.preprocessing:PRESETS"), "preprocessing")
     choose(profile.rule, resolve("frames_matter.data.candidates:RULES"), "rule")
     for protocol in profile.protocols:
-        resolve("frames_matter.model.protocols:PROTOCOLS")[protocol]
+        choose(protocol, resolve("frames_matter.model.protocols:PROTOCOLS"), "protocol")
     _assert_address(profile.url_template)
     if profile.min_seconds > profile.max_seconds:
         raise UserError(
