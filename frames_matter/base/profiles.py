@@ -37,7 +37,7 @@ _LETTERS = "up to 40 letters, digits, _ and -"
 NAME = r"^[A-Za-z0-9_-]{1,40}\Z"  # of a profile, and so of folders
 RESULTS = r"^[A-Za-z0-9_-]{0,40}\Z"  # of a folder, or nothing
 REVISION = r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}\Z|^\Z"
-LINE = r"^[^\x00-\x1f\x7f]{0,4096}\Z"
+LINE = r"^[^\x00-\x1f\x7f\ud800-\udfff]{0,4096}\Z"
 
 Line = Annotated[str, Meta(pattern=LINE)]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # what numpy takes

@@ -79,7 +79,7 @@ def finished_build(profile: Profile, identity: str = "", again: bool = False) ->
     )
     if not is_same or not table.is_file() or facts.get("manifest") != file_sha256(table):
         return None
-    if again and int(facts["missing"]):
+    if again and (int(facts["missing"]) or "unfinished" in facts):
         return None
     manifest = read_manifest(table)
     kept = manifest[manifest.status == "kept"]

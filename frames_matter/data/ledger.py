@@ -288,8 +288,8 @@ class LedgerStart(LedgerFile):
         with self.transaction() as db:
             if self.fact("identity") != identity:
                 self._put_back_set_aside(db)  # of a build that was killed
+            self._set_aside(db)
             if self.fact("identity") != identity:
-                self._set_aside(db)
                 db.execute("DELETE FROM rows")
                 db.execute("DELETE FROM facts WHERE name IN ('filled', 'manifest')")
                 db.execute("REPLACE INTO facts VALUES ('identity', ?)", (identity,))
@@ -301,10 +301,11 @@ class LedgerStart(LedgerFile):
 
     def _set_aside(self, db):
         "Keep the rows of a finished build until the next one is finished too."
-        if self.fact("manifest") is not None:
+        if self.fact("manifest") is not None and not self.has_set_aside():
             for table in _SET_ASIDE:
                 db.execute(f"DROP TABLE IF EXISTS {table}_before")
                 db.execute(f"CREATE TABLE {table}_before AS SELECT * FROM {table}")
+        db.execute("REPLACE INTO facts VALUES ('unfinished', 'yes')")
 
     def _put_back_set_aside(self, db):
         "The finished build of before, if one was set aside."
@@ -317,7 +318,7 @@ class LedgerStart(LedgerFile):
     def has_set_aside(self) -> bool:
         "Whether a finished build is set aside for one that is not finished."
         found = self.query("SELECT 1 FROM sqlite_master WHERE name = 'rows_before'")
-        return bool(found) and self.fact("manifest") is None
+        return bool(found) and self.fact("unfinished") is not None
 
     def give_up(self) -> bool:
         "Have the finished build again that stood here before this one, if there was one; whether there was."
@@ -329,6 +330,7 @@ class LedgerStart(LedgerFile):
     def forget_set_aside(self) -> None:
         "Forget the finished build of before, as this one is finished."
         with self.transaction() as db:
+            db.execute("DELETE FROM facts WHERE name = 'unfinished'")
             for table in _SET_ASIDE:
                 db.execute(f"DROP TABLE IF EXISTS {table}_before")
 
