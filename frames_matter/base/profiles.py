@@ -255,7 +255,7 @@ def _in_words(reason: str) -> str:
     words[REVISION] = "a commit, tag or branch"
     return next((f"it must be {of}" for pattern, of in words.items() if repr(pattern) in reason), reason)
 
-
+# %% ../../nbs/base/profiles.ipynb #a1b20061
 def _consistent(profile: Profile) -> Profile:
     "The profile, unless it asks for a computation that does not exist."
     for field, kind in get_type_hints(Profile).items():

@@ -353,7 +353,7 @@ def _build(profile, source, given, tools, progress):
         _sign(build, is_complete)
         return finished_build(profile, identity)
 
-
+# %% ../../nbs/data/build.ipynb #a1b20063
 @contextlib.contextmanager
 def _unchanged_if_refused(profile, ledger):
     "Where the block ends in a `UserError`, a finished build that stood here before stands here still."

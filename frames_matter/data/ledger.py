@@ -5,8 +5,8 @@ spoil; rows lie there and not in memory, however many they are."""
 
 # %% auto #0
 __all__ = ['STATES', 'END_STATES', 'CLIP_FIELDS', 'EVENT_FIELDS', 'ROW_FIELDS', 'read_facts', 'read_states', 'LedgerFile',
-           'is_whole', 'source_name', 'told_reason', 'LedgerStart', 'LedgerRows', 'LedgerSources', 'LedgerRounds',
-           'LedgerEvents', 'LedgerOutcome', 'LedgerPages', 'Ledger']
+           'is_whole', 'source_name', 'told_reason', 'LedgerBefore', 'LedgerStart', 'LedgerRows', 'LedgerSources',
+           'LedgerRounds', 'LedgerEvents', 'LedgerOutcome', 'LedgerPages', 'Ledger']
 
 # %% ../../nbs/data/ledger.ipynb #4be11899
 import contextlib
@@ -260,44 +260,12 @@ def told_reason(reason: str | None) -> str | None:
     "A reason as it is written down: nothing that a terminal obeys, no address of memory, nobody's password."
     return shown(text_without_secrets(reason)) if reason else reason
 
-# %% ../../nbs/data/ledger.ipynb #62b941eb
+# %% ../../nbs/data/ledger.ipynb #a1b20064
 _SET_ASIDE = ("rows", "facts")  # fetched videos are any build's
 
 
-class LedgerStart(LedgerFile):
-    "How a build begins or goes on: which rows are to be tried again."
-
-    def begin(self, identity: str, clips: str | Path) -> bool:
-        """Start or go on.
-
-        Rows of another identity are forgotten, fetched videos are not. Failures that may have passed, and clips that
-        are not whole, are to be tried again.
-
-        Parameters
-        ----------
-        identity : str
-            Of all that the rows and their clips depend on.
-        clips : str or Path
-            The clips' folder.
-
-        Returns
-        -------
-        bool
-            Whether there are no rows yet.
-        """
-        with self.transaction() as db:
-            if self.fact("identity") != identity:
-                self._put_back_set_aside(db)  # of a build that was killed
-            self._set_aside(db)
-            if self.fact("identity") != identity:
-                db.execute("DELETE FROM rows")
-                db.execute("DELETE FROM facts WHERE name IN ('filled', 'manifest')")
-                db.execute("REPLACE INTO facts VALUES ('identity', ?)", (identity,))
-            db.execute("UPDATE rows SET part = '', round = NULL WHERE round IS NOT NULL")
-            db.execute(f"{_AGAIN} WHERE state = 'rejected' AND passing")
-        self.round = 0
-        self._doubt_clips(Path(clips))
-        return self.fact("filled") is None
+class LedgerBefore(LedgerFile):
+    "The finished build of before, kept until the one under way is finished too."
 
     def _set_aside(self, db):
         "Keep the rows of a finished build until the next one is finished too."
@@ -333,6 +301,42 @@ class LedgerStart(LedgerFile):
             db.execute("DELETE FROM facts WHERE name = 'unfinished'")
             for table in _SET_ASIDE:
                 db.execute(f"DROP TABLE IF EXISTS {table}_before")
+
+# %% ../../nbs/data/ledger.ipynb #62b941eb
+class LedgerStart(LedgerBefore):
+    "How a build begins or goes on: which rows are to be tried again."
+
+    def begin(self, identity: str, clips: str | Path) -> bool:
+        """Start or go on.
+
+        Rows of another identity are forgotten, fetched videos are not. Failures that may have passed, and clips that
+        are not whole, are to be tried again.
+
+        Parameters
+        ----------
+        identity : str
+            Of all that the rows and their clips depend on.
+        clips : str or Path
+            The clips' folder.
+
+        Returns
+        -------
+        bool
+            Whether there are no rows yet.
+        """
+        with self.transaction() as db:
+            if self.fact("identity") != identity:
+                self._put_back_set_aside(db)  # of a build that was killed
+            self._set_aside(db)
+            if self.fact("identity") != identity:
+                db.execute("DELETE FROM rows")
+                db.execute("DELETE FROM facts WHERE name IN ('filled', 'manifest')")
+                db.execute("REPLACE INTO facts VALUES ('identity', ?)", (identity,))
+            db.execute("UPDATE rows SET part = '', round = NULL WHERE round IS NOT NULL")
+            db.execute(f"{_AGAIN} WHERE state = 'rejected' AND passing")
+        self.round = 0
+        self._doubt_clips(Path(clips))
+        return self.fact("filled") is None
 
     def _doubt_clips(self, folder):
         "Have clips made again whose files are not those recorded; a page of rows at a time."

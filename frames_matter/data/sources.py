@@ -101,8 +101,10 @@ class Source(RowSource):
         "A sentence if a build would throw away clips that could not be made again, else ''."
         return ""
 
-    most_clips = 10_000_000
-    least = "three of different videos are the least that can be split"  # what is not enough, and why
+    most_clips, least = (
+        10_000_000,
+        "three of different videos are the least that can be split",
+    )  # what is not enough, and why
 
     def is_enough(self, n_clips: int, n_videos: int) -> bool:
         "Whether so many clips of so many videos make a data set."

@@ -54,7 +54,7 @@ class _Record(_Whole, total=False):
     profile: dict[str, Any]
     versions: dict[str, str]
 
-
+# %% ../../nbs/study/store.ipynb #a1b20062
 def runs_path(profile: Profile) -> Path:
     "The file that holds the finished runs of a profile."
     return results_dir(profile) / "runs.jsonl"
