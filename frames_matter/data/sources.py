@@ -39,6 +39,7 @@ class RowSource:
     licence = ""  # whose the clips are, for the manifest's README
     naming = "`<youtube_id>_<start>_<end>`"  # how clips are named, for the manifest's README
     has_truth = False  # whether it is known what is true of each clip
+    most_clips = 10_000_000  # that a build can end with
     gives_rows = False  # whether its rows were picked before, and are given; else a build picks them from a table
     deals_splits = True  # whether a build deals its clips to splits; else its rows bring theirs
     outlives_originals = False  # whether a finished build stays good when the videos it was made of are gone
@@ -101,10 +102,7 @@ class Source(RowSource):
         "A sentence if a build would throw away clips that could not be made again, else ''."
         return ""
 
-    most_clips, least = (
-        10_000_000,
-        "three of different videos are the least that can be split",
-    )  # what is not enough, and why
+    least = "three of different videos are the least that can be split"  # what is not enough, and why
 
     def is_enough(self, n_clips: int, n_videos: int) -> bool:
         "Whether so many clips of so many videos make a data set."
