@@ -10,9 +10,7 @@ __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Fu
            'Check', 'diagnose', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/cli.ipynb #56a2e55e
-import errno
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -26,10 +24,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .base.errors import UserError, choose
+from .base.errors import UserError, choose, shown
 from .base.ffmpeg import find_ffmpeg
-from .base.files import project_root
-from .base.profiles import Profile, assert_own_results, get_profile, manifest_dir
+from .base.files import os_error, project_root
+from .base.json_input import parse_json
+from frames_matter.base.profiles import (
+    Profile,
+    assert_own_results,
+    get_profile,
+    manifest_dir,
+    registered_unless_refused,
+)
 from .base.registry import Registry
 from .base.text import visible
 from .data.sources import source_of
@@ -121,11 +126,14 @@ def parse_overrides(pairs: Iterable[str] | None, **named: Any) -> dict[str, Any]
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
         if not equals:
-            raise UserError(f"Override {pair!r} is not of the form FIELD=VALUE, as in -o n_clips=20.")
+            raise UserError(f"Override {shown(repr(pair), 80)} is not of the form FIELD=VALUE, as in -o n_clips=20.")
+        name = name.strip()
+        if name in found:
+            raise UserError(f"Override {shown(name, 80)} is given twice; give it once.")
         try:
-            found[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name.strip()] = value
+            found[name] = parse_json(value)
+        except UserError:
+            found[name] = value
     return found | {name: value for name, value in named.items() if value}
 
 # %% ../nbs/cli.ipynb #d0bc0fe2
@@ -389,11 +397,12 @@ def build(
 ) -> None:
     "Fetch, cut, check and split; a second call fetches nothing."
     overrides = parse_overrides(override, engine=engine, address=ray_address)
-    chosen = _profile_of_build(profile, from_, from_manifest, name, like, overrides)
     from frames_matter.data.build import build_dataset
     from frames_matter.report.survivors import show_survivors, table_survivors, write_survivors
 
-    rows = build_dataset(chosen, again=True)
+    with registered_unless_refused():
+        chosen = _profile_of_build(profile, from_, from_manifest, name, like, overrides)
+        rows = build_dataset(chosen, again=True)
     *_, figure = write_survivors(chosen)
     _say(f"{summary(rows)}\n{show_survivors(table_survivors(chosen)).to_string()}\nAs a figure: {figure}")
     if gone := [split for split in ("train", "alignment", "test") if split not in set(rows.split)]:
@@ -650,7 +659,7 @@ _USAGE_ERROR: type[Any] = typer.BadParameter.__base__ or typer.BadParameter
 
 def _fail(text: object, code: int = 2) -> int:
     "Say one line on the standard error, and return the exit code."
-    print(f"frames-matter: {visible(' '.join(str(text).split()))}", file=sys.stderr)
+    print(f"frames-matter: {shown(visible(' '.join(str(text).split())), 5000)}", file=sys.stderr)
     return code
 
 
@@ -686,12 +695,10 @@ def run_command(argv: list[str] | None = None) -> int:
         return e.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _fail("Interrupted. What was finished is kept: run the command again to go on.", 130)
-    except PermissionError as e:
-        return _fail(f"No permission to read or write {e.filename}; change it, or give another place.")
     except OSError as e:
-        if e.errno != errno.ENOSPC:
-            raise
-        return _fail("No space left on the disk; free some and run the command again.")
+        if told := os_error(e):
+            return _fail(told)
+        raise
 
 # %% ../nbs/cli.ipynb #24284a2c
 def main() -> None:

@@ -7,16 +7,25 @@ __all__ = ['COMMIT', 'parse_hub', 'hub_page', 'hub_file', 'commit_of', 'resolve_
 
 # %% ../../nbs/base/hub.ipynb #09667148
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from .errors import UserError
-from .profiles import Profile
+from .addresses import text_without_secrets
+from .errors import UserError, shown
+from .files import os_error
+from .profiles import REVISION, Profile
 
 # %% ../../nbs/base/hub.ipynb #22c1f105
+# A part of a path that no disk refuses, and that leads nowhere else.
+_PART = re.compile(
+    r"(?!\.\.?$)[^\x00-\x1f\x7f\\:*?\"<>|]{1,200}"
+)  # of a path that no disk refuses, and that leads nowhere else
+
+
 def parse_hub(source: str) -> tuple[str, str, str | None, str]:
     """What a hub source names.
 
@@ -33,9 +42,11 @@ def parse_hub(source: str) -> tuple[str, str, str | None, str]:
     """
     name, _, revision = source.removeprefix("hub:").partition("@")
     kind, parts = ("dataset", name.split("/")[1:]) if name.startswith("datasets/") else ("model", name.split("/"))
-    if len(parts) < 3 or not all(parts) or ".." in parts:
+    is_plain = all(map(_PART.fullmatch, parts)) and re.fullmatch(REVISION.replace("^", ""), revision)
+    if len(parts) < 3 or not is_plain:
         raise UserError(
-            f"'{source}' names no file of the hub; write hub:owner/repository/file, with @revision if you want one."
+            f"{shown(repr(source), 200)} names no file of the hub; "
+            "write hub:owner/repository/file, with @revision if you want one."
         )
     return "/".join(parts[:2]), "/".join(parts[2:]), revision or None, kind
 
@@ -87,9 +98,12 @@ def _sentence(error: Exception, what: str, repo_id: str, repo_type: str) -> str:
         return sentence
     if status:
         return f"The hub answered {status} for {what}; try again later."
-    if getattr(error, "errno", None) == 28:
+    if getattr(error, "errno", None) == errno.ENOSPC:
         return f"No space left for {what} in {constants.HF_HUB_CACHE}; free some, or set HF_HOME to another disk."
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    if isinstance(error, OSError) and (told := os_error(error, constants.HF_HUB_CACHE)):
+        return str(told)
+    reason = shown((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
+    reason = text_without_secrets(reason)
     return f"{what} could not be fetched whole ({reason}); check the network and run the command again."
 
 # %% ../../nbs/base/hub.ipynb #4b000003

@@ -7,13 +7,16 @@ __all__ = ['PIECE', 'json_lines']
 
 # %% ../../nbs/data/json_lines.ipynb #0c5d9b0f
 import itertools
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ..base.errors import UserError
+from ..base.files import os_errors_told
+from ..base.json_input import parse_json
 from .row_checks import TABLE_COLUMNS, assert_columns
 
 # %% ../../nbs/data/json_lines.ipynb #46dff2c2
@@ -47,7 +50,7 @@ def json_lines(path: str | Path, piece: int = PIECE, needs_score: bool = True) -
         raise UserError(
             f"No rows at {path}; put InternVid's rows there, one JSON object a line with {', '.join(TABLE_COLUMNS)}."
         )
-    with open(path, encoding="utf-8-sig") as lines:
+    with os_errors_told(path), open(path, "rb") as lines:
         for number in itertools.count():
             rows = _table_of(itertools.islice(lines, piece), path)
             if number and rows.empty:
@@ -60,13 +63,17 @@ def _table_of(lines, path):
     "Lines as a table."
     try:
         return pd.DataFrame([_json_object(line) for line in lines if line.strip()])
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not text in UTF-8; save it again as UTF-8.") from e
-    except (ValueError, TypeError, RecursionError) as e:
-        raise UserError(f"{path} is not a table of JSON lines: {str(e).splitlines()[0]}.") from e
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{path} is not a table of JSON lines: {str(e).splitlines()[0].rstrip('.')}.") from e
 
 
 def _json_object(line):
-    "One JSON object; half a letter, which no file can hold, becomes a question mark."
-    fields = dict(json.loads(line)).items()
-    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in fields}
+    "One JSON object, whatever its fields; half a letter, which no file can hold, becomes a question mark."
+    whole = _HALF_A_LETTER.sub(lambda found: b"?" if found["half"] else found[0], line)
+    return parse_json(whole, dict[str, Any], "a line", "mend it")
+
+
+# An escaped backslash and a whole pair are passed over, so that what is left is half of one.
+_HALF_A_LETTER = re.compile(
+    rb"\\\\|\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<half>\\u[dD][89a-fA-F]\w\w)",
+)

@@ -5,25 +5,30 @@ spoil; rows lie there and not in memory, however many they are."""
 
 # %% auto #0
 __all__ = ['STATES', 'END_STATES', 'CLIP_FIELDS', 'EVENT_FIELDS', 'ROW_FIELDS', 'read_facts', 'read_states', 'LedgerFile',
-           'is_whole', 'source_name', 'LedgerStart', 'LedgerRows', 'LedgerSources', 'LedgerRounds', 'LedgerEvents',
-           'LedgerOutcome', 'LedgerPages', 'Ledger']
+           'is_whole', 'source_name', 'told_reason', 'LedgerBefore', 'LedgerStart', 'LedgerRows', 'LedgerSources',
+           'LedgerRounds', 'LedgerEvents', 'LedgerOutcome', 'LedgerPages', 'Ledger']
 
 # %% ../../nbs/data/ledger.ipynb #4be11899
 import contextlib
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from msgspec import Meta
 
-from ..base.errors import UserError
-from ..base.files import disk_full, file_sha256, spec_hash
+from ..base.addresses import text_without_secrets, without_secrets
+from ..base.errors import UserError, shown
+from ..base.files import disk_full, file_sha256, os_errors_told, spec_hash
+from ..base.json_input import parse_json
 
 # %% ../../nbs/data/ledger.ipynb #81af9278
 STATES = ("selected", "fetched", "cut", "checked", "rejected")
@@ -73,11 +78,33 @@ def _sqlite_errors_told(path):
     try:
         yield
     except sqlite3.DatabaseError as e:
-        if "full" in str(e):
-            raise disk_full(Path(path).parent) from e
-        raise UserError(
-            f"{path} cannot be used as a ledger ({e}); delete it and build again: every clip is then made anew."
-        ) from e
+        raise _sentence(e, Path(path)) from e
+
+
+# What SQLite says where the disk is at fault, and the file may be as good as ever.
+_OF_THE_DISK = {
+    "readonly": "can only be read; make it and its folder writable, or set FRAMES_MATTER_HOME to another place",
+    "unable to open": "cannot be opened; see that its folder is there and writable",
+    "disk i/o": "cannot be read or written; see to the disk and to your quota there",
+    "locked": "is in use by another program; end that",
+}
+
+
+def _sentence(error, path):
+    "What to do about a complaint of SQLite's; a ledger is only to be deleted where it is damaged itself."
+    said = str(error).lower()
+    is_damaged = "malformed" in said or "not a database" in said
+    with contextlib.suppress(OSError):
+        if "full" in said or (not is_damaged and shutil.disk_usage(path.parent).free < _TOO_LITTLE):
+            return disk_full(path.parent)
+    if advice := next((advice for what, advice in _OF_THE_DISK.items() if what in said), None):
+        return UserError(f"The ledger {path} {advice}; then run the command again.")
+    return UserError(
+        f"{path} cannot be used as a ledger ({error}); delete it and build again: every clip is then made anew."
+    )
+
+
+_TOO_LITTLE = 2**17  # bytes free, less than SQLite wants for its journal
 
 
 @contextlib.contextmanager
@@ -127,10 +154,11 @@ class LedgerFile:
         self.path = Path(path)
         self.since = time.time()
         self.round = 0  # number of the one under way, from 1 on
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path.with_name(".lock"))
         try:
-            self._lock.acquire(timeout=0)
+            with os_errors_told(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(timeout=0)
         except Timeout as e:
             raise _held_by_another(self.path) from e
         try:
@@ -193,9 +221,18 @@ def _open_to_write(path):
         return db
 
 
+class _Holder(TypedDict):
+    pid: int
+    host: str
+    since: Annotated[float, Meta(ge=0, le=2**31)]
+
+
 def _held_by_another(path):
     "What a second process is told."
-    holder = json.loads(read_facts(path).get("holder", "{}"))
+    try:
+        holder = parse_json(read_facts(path).get("holder", ""), _Holder)
+    except UserError:
+        holder = {}
     if holder:
         since = time.strftime("%H:%M:%S on %d %B", time.localtime(holder["since"]))
         who = f"Process {holder['pid']} on {holder['host']} has been building in {path.parent} since {since}"
@@ -211,11 +248,62 @@ def is_whole(path: str | Path, size: int, sha256: str) -> bool:
 
 
 def source_name(row: dict) -> str:
-    "What a row's source video is called, a plain file name: its id, or one made of the address that the row brings."
-    return f"at.{spec_hash(dict(address=row['address']))}" if row.get("address") else row["youtube_id"]
+    """What a row's source video is called, a plain file name: its id, or one made of the address that the row brings.
+
+    A signature is no part of it, as it changes while the video is the same.
+    """
+    address = row.get("address")
+    return f"at.{spec_hash(dict(address=without_secrets(address)))}" if address else row["youtube_id"]
+
+
+def told_reason(reason: str | None) -> str | None:
+    "A reason as it is written down: nothing that a terminal obeys, no address of memory, nobody's password."
+    return shown(text_without_secrets(reason)) if reason else reason
+
+# %% ../../nbs/data/ledger.ipynb #a1b20064
+_SET_ASIDE = ("rows", "facts")  # fetched videos are any build's
+
+
+class LedgerBefore(LedgerFile):
+    "The finished build of before, kept until the one under way is finished too."
+
+    def _set_aside(self, db):
+        "Keep the rows of a finished build until the next one is finished too."
+        if self.fact("manifest") is not None and not self.has_set_aside():
+            for table in _SET_ASIDE:
+                db.execute(f"DROP TABLE IF EXISTS {table}_before")
+                db.execute(f"CREATE TABLE {table}_before AS SELECT * FROM {table}")
+        db.execute("REPLACE INTO facts VALUES ('unfinished', 'yes')")
+
+    def _put_back_set_aside(self, db):
+        "The finished build of before, if one was set aside."
+        if self.has_set_aside():
+            for table in _SET_ASIDE:
+                db.execute(f"DELETE FROM {table}")
+                db.execute(f"INSERT INTO {table} SELECT * FROM {table}_before")
+                db.execute(f"DROP TABLE {table}_before")
+
+    def has_set_aside(self) -> bool:
+        "Whether a finished build is set aside for one that is not finished."
+        found = self.query("SELECT 1 FROM sqlite_master WHERE name = 'rows_before'")
+        return bool(found) and self.fact("unfinished") is not None
+
+    def give_up(self) -> bool:
+        "Have the finished build again that stood here before this one, if there was one; whether there was."
+        with self.transaction() as db:
+            found = self.has_set_aside()
+            self._put_back_set_aside(db)
+        return found
+
+    def forget_set_aside(self) -> None:
+        "Forget the finished build of before, as this one is finished."
+        with self.transaction() as db:
+            db.execute("DELETE FROM facts WHERE name = 'unfinished'")
+            for table in _SET_ASIDE:
+                db.execute(f"DROP TABLE IF EXISTS {table}_before")
 
 # %% ../../nbs/data/ledger.ipynb #62b941eb
-class LedgerStart(LedgerFile):
+class LedgerStart(LedgerBefore):
     "How a build begins or goes on: which rows are to be tried again."
 
     def begin(self, identity: str, clips: str | Path) -> bool:
@@ -237,6 +325,9 @@ class LedgerStart(LedgerFile):
             Whether there are no rows yet.
         """
         with self.transaction() as db:
+            if self.fact("identity") != identity:
+                self._put_back_set_aside(db)  # of a build that was killed
+            self._set_aside(db)
             if self.fact("identity") != identity:
                 db.execute("DELETE FROM rows")
                 db.execute("DELETE FROM facts WHERE name IN ('filled', 'manifest')")
@@ -287,12 +378,14 @@ class LedgerRows(LedgerFile):
                 if not row["status"] and _is_taken(db, row["clip_id"]):
                     row = row | dict(status="rejected", reason="the same clip as an earlier row")
                 values = {name: row.get(name) for name in ROW_FIELDS} | self._first_state(row)
+                if row.get("address"):
+                    values["address"] = without_secrets(row["address"])
                 _write(db, values | dict(position=position), into="rows")
             db.execute("REPLACE INTO facts VALUES ('filled', 'yes')")
 
     def _first_state(self, row):
         if row["status"]:
-            return dict(state="rejected", kind="row", reason=row["reason"], rejected_at=self.since)
+            return dict(state="rejected", kind="row", reason=told_reason(row["reason"]), rejected_at=self.since)
         return dict(state="selected", source=source_name(row), selected_at=self.since)
 
 
@@ -334,7 +427,9 @@ class LedgerSources(LedgerFile):
         found = next(iter(self.query(f"SELECT {columns} FROM sources WHERE source = ?", source)), None)
         if not found or not is_whole(found["path"], found["bytes"], found["sha256"]):
             return None
-        if not found["whole"] and not _holds(json.loads(found["spans"]), spans):
+        if not found["whole"] and not _holds(
+            parse_json(found["spans"], list[tuple[float, float]], "The ledger"), spans
+        ):
             return None
         facts = dict(found)
         del facts["spans"]
@@ -430,6 +525,7 @@ class LedgerEvents(LedgerFile):
         state, positions, now = event["state"], event["rows"], time.time()
         values = {"state": state, f"{state}_at": now}
         values |= {name: event[name] for name in EVENT_FIELDS if name in event}
+        values |= {"reason": told_reason(event["reason"])} if "reason" in event else {}
         settings = ", ".join(f"{name} = ?" for name in values)
         update = f"UPDATE rows SET {settings}, attempts = attempts + ? WHERE position = ?"
         with self.transaction() as db:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..base.addresses import without_secrets
 from ..base.errors import UserError
 from ..base.files import file_sha256, project_root, spec_hash
 from ..base.profiles import Profile, as_profile, data_dir, manifest_dir
@@ -106,11 +107,11 @@ def manifest_hash(profile: Profile) -> str:
 
 
 def portable_address(address: str) -> str:
-    "Where a video is had: a path from the project's folder on if it lies there, anything else as it is."
+    "Where a video is had: a path from the project's folder on if it lies there, a URL without what opens it."
     path = Path(address or "")
     if path.is_absolute() and path.is_relative_to(project_root()):
         return path.relative_to(project_root()).as_posix()
-    return address
+    return without_secrets(address) if address else address
 
 # %% ../../nbs/data/manifest.ipynb #e9bb403c
 def verify(profile: Profile) -> list[str]:

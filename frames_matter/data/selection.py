@@ -14,11 +14,13 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TypedDict
 
 import pandas as pd
 
 from ..base.errors import UserError, choose
 from ..base.files import atomic_write, file_sha256
+from ..base.json_input import read_json
 from ..base.profiles import Profile, manifest_dir
 from .candidates import KEY_VERSION, RULES, choose_candidates
 from .row_checks import TABLE_COLUMNS
@@ -122,6 +124,17 @@ def is_chosen(profile: Profile) -> bool:
     return choose(profile.rule, list(RULES), "rule") != "first" or bool(profile.rows)
 
 
+class _File(TypedDict):
+    name: str
+    bytes: int | None
+
+
+class _Selection(TypedDict):
+    asked: dict[str, Any]
+    files: list[_File]
+    candidates_sha256: str
+
+
 def recorded_selection(profile: Profile, source: str = "") -> dict | None:
     """The selection that is written down, if it may be gone by.
 
@@ -143,10 +156,10 @@ def recorded_selection(profile: Profile, source: str = "") -> dict | None:
     if not path.is_file() or not candidates.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        record = read_json(path, _Selection)
+    except UserError:
         return None
-    if not isinstance(record, dict) or record.get("asked") != _asked(profile, source):
+    if record["asked"] != _asked(profile, source):
         return None
     if record.get("candidates_sha256") != file_sha256(candidates):
         return None

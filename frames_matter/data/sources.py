@@ -39,6 +39,7 @@ class RowSource:
     licence = ""  # whose the clips are, for the manifest's README
     naming = "`<youtube_id>_<start>_<end>`"  # how clips are named, for the manifest's README
     has_truth = False  # whether it is known what is true of each clip
+    most_clips = 10_000_000  # that a build can end with
     gives_rows = False  # whether its rows were picked before, and are given; else a build picks them from a table
     deals_splits = True  # whether a build deals its clips to splits; else its rows bring theirs
     may_be_private = False  # whether its rows may name addresses in a private network, where the profile says so
@@ -189,6 +190,7 @@ class MiniWorld(TableSource):
     )
     licence = "the films and captions are made by this project and share its licence"
     has_truth = True
+    most_clips = 50_000  # about a day of drawing on two cores
 
     def address(self, profile):
         return profile.rows or _from_project(data_dir(profile) / "world" / "metadata.jsonl")
@@ -302,12 +304,11 @@ class PublishedManifest(GivenSource):
         return len(given), 0
 
     def films(self, profile, given):
-        from frames_matter.world.films import make_world_for
+        from frames_matter.world.films import make_world_for, world_ids
 
-        folder = make_world_for(profile, progress=False) / "videos"
-        if not any((folder / f"{i}.mp4").is_file() for i in given.youtube_id):
+        if world_ids(profile).isdisjoint(given.youtube_id):  # found out before a world is made for nothing
             raise _without_address(f"{profile.rows} names")
-        return folder
+        return make_world_for(profile, progress=False) / "videos"
 
     def is_failure_of_site(self, kind):
         from frames_matter.data.failures import FAILURE_KINDS

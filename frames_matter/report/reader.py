@@ -149,7 +149,7 @@ def load_records(profile: str | Profile, layout: Layout, own: bool = False) -> p
 def _records_of(profile: str | Profile, own: bool) -> list[dict]:
     profile = as_profile(profile)
     found = read_records(runs_path(profile))
-    return [r for r in found if not own or r["spec"]["profile"] == profile.name]
+    return [r for r in found if not own or r["spec"].get("profile") == profile.name]
 
 
 def _row(record: dict, layout: Layout) -> dict[str, Any]:

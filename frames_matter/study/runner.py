@@ -24,16 +24,18 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import torch
+from msgspec import Meta
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from ..base.errors import UserError
 from ..base.files import atomic_path, atomic_write, checkout_id
+from ..base.json_input import finite, read_json
 from ..base.processes import end_with_parent
 from ..base.profiles import results_dir
 from ..base.seeds import seed_everything, stable_seed
@@ -105,7 +107,7 @@ def _record(spec: RunSpec, run: Run, outcome: Outcome, seconds: float) -> dict[s
         "seconds": round(seconds, 2),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     } | _cost(run.clock)
-    return json.loads(json.dumps(record))
+    return json.loads(json.dumps(finite(record), allow_nan=False))
 
 # %% ../../nbs/study/runner.ipynb #6d000004
 def model_dir(spec: RunSpec) -> Path:
@@ -121,6 +123,11 @@ def _keep(spec, model, head):
             save_file({k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}, tmp)
     about = spec.identity | {"embed_dim": model.config.embed_dim}
     atomic_write(folder / "spec.json", json.dumps(about, indent=1) + "\n")  # last: a folder with it is whole
+
+
+class _KeptModel(TypedDict):
+    architecture: str
+    embed_dim: Annotated[int, Meta(ge=1, le=65_536)]
 
 
 def load_head(folder: str | Path, device: str = "cpu") -> nn.Module | None:
@@ -146,7 +153,7 @@ def load_head(folder: str | Path, device: str = "cpu") -> nn.Module | None:
     folder = Path(folder)
     if not (folder / "spec.json").is_file():
         raise UserError(f"No kept model in {folder}; make it with run(spec, keep_model=True).")
-    spec = json.loads((folder / "spec.json").read_text())
+    spec = read_json(folder / "spec.json", _KeptModel, "make it again with run(spec, keep_model=True)")
     head = HEADS[spec["architecture"]](spec["embed_dim"])
     if head is None:
         return None

@@ -9,15 +9,52 @@ __all__ = ['runs_path', 'read_records', 'store_lock', 'store', 'finished']
 # %% ../../nbs/study/store.ipynb #cee1f7d7
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_type_hints
 
 from filelock import FileLock
 
 from ..base.errors import UserError
-from ..base.files import atomic_write, checkout_id, project_root
+from ..base.files import atomic_write, checkout_id, os_errors_told, project_root
+from ..base.json_input import finite, in_schema, parse_json
 from ..base.profiles import Profile, results_dir
+from .spec import CORE_FIELDS, SpecFields
 
 # %% ../../nbs/study/store.ipynb #57e00001
+# What stands in a record, as far as anybody relies on it; a specification's fields are told by `SpecFields`.
+_FIELDS = {name: hint for name, hint in get_type_hints(SpecFields).items() if name in CORE_FIELDS}
+_Told = TypedDict("_Told", _FIELDS, total=False)
+
+
+class _Spec(_Told):
+    phase: str
+    architecture: str
+    loss: str
+    sampling: str
+    protocol: str
+    seed: int
+
+
+_TEXTS = ("evaluation_split", "kinds", "outcomes", "told")  # metrics that are text
+_NUMBERS = int | float | None | list[Any]
+
+
+class _Whole(TypedDict):
+    spec: _Spec
+    spec_hash: str
+    metrics: dict[str, Any]
+
+
+class _Record(_Whole, total=False):
+    run_by: str
+    curves: dict[str, list[float | None]] | None
+    n_queries: int
+    n_clips: int
+    seconds: float
+    finished: str
+    profile: dict[str, Any]
+    versions: dict[str, str]
+
+# %% ../../nbs/study/store.ipynb #a1b20062
 def runs_path(profile: Profile) -> Path:
     "The file that holds the finished runs of a profile."
     return results_dir(profile) / "runs.jsonl"
@@ -42,7 +79,8 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         If another line is damaged; it names the file and the line.
     """
     path = Path(path)
-    *lines, last = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    with os_errors_told(path):
+        *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
     records = [_record(line) for line in lines]
     if None in records:
         raise UserError(
@@ -58,11 +96,11 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not line.strip():
         return {}
     try:
-        record = json.loads(line)
+        record = parse_json(line, _Record)
+        in_schema({name: v for name, v in record["metrics"].items() if name not in _TEXTS}, dict[str, _NUMBERS])
     except ValueError:
         return None
-    is_whole = isinstance(record, dict) and {"spec", "spec_hash", "metrics"} <= record.keys()
-    return record if is_whole else None
+    return record
 
 # %% ../../nbs/study/store.ipynb #a30e0aa8
 def store_lock(profile: Profile, name: str) -> FileLock:
@@ -76,7 +114,8 @@ def store_lock(profile: Profile, name: str) -> FileLock:
         "runs" for the file itself, or a run's hash while the run is done.
     """
     folder = project_root() / "data" / results_dir(profile).name / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    with os_errors_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock")
 
 
@@ -95,7 +134,8 @@ def store(profile: Profile, record: dict[str, Any]) -> None:
         for left in path.parent.glob(".*.partial.jsonl"):
             left.unlink()  # of a process that was killed while writing
         others = [r for r in read_records(path) if r["spec_hash"] != record["spec_hash"]]
-        lines = [json.dumps(r, sort_keys=True) + "\n" for r in sorted([*others, record], key=_order)]
+        records = sorted([*others, finite(record)], key=_order)
+        lines = [json.dumps(r, sort_keys=True, allow_nan=False) + "\n" for r in records]
         atomic_write(path, "".join(lines))
 
 
@@ -108,4 +148,4 @@ def _order(record: dict[str, Any]) -> tuple:
 def finished(profile: Profile) -> dict[str, dict[str, Any]]:
     "The records of the runs that this checkout has finished, by the hash of their specification."
     own = checkout_id()
-    return {r["spec_hash"]: r for r in read_records(runs_path(profile)) if r["run_by"] == own}
+    return {r["spec_hash"]: r for r in read_records(runs_path(profile)) if r.get("run_by") == own}

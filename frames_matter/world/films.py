@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORLD_VERSION', 'FPS', 'ALIKE', 'LONGEST', 'ID_LETTERS', 'Video', 'random_video', 'encode_video', 'format_timestamp',
-           'draw_up', 'make_world', 'make_world_for']
+           'draw_up', 'make_world', 'world_ids', 'make_world_for']
 
 # %% ../../nbs/world/films.ipynb #1f64a552
 import contextlib
@@ -14,6 +14,7 @@ import random
 import subprocess
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg, same_everywhere
 from ..base.files import atomic_path, atomic_write
+from ..base.json_input import read_json
 from ..base.processes import process_map
 from ..base.profiles import Profile, data_dir
 from .captions import caption
@@ -270,7 +272,10 @@ def _encode_all(jobs: list[tuple[Video, Path, bool]], workers: int, progress: bo
 
 def _holds(path: Path, config: dict) -> bool:
     "Whether a file is there and says this."
-    return path.is_file() and json.loads(path.read_text()) == config
+    try:
+        return path.is_file() and read_json(path) == config
+    except UserError:
+        return False
 
 
 def _begin_films(folder: Path, config: dict) -> None:
@@ -326,6 +331,20 @@ def make_world(
     atomic_write(folder / "world.json", json.dumps(config))
 
 # %% ../../nbs/world/films.ipynb #5536659c
+def _size_of_world(profile: Profile) -> dict[str, Any]:
+    "How large the world of a profile is."
+    videos_per_clip = 0.26 if profile.whole_videos else 0.96
+    n_study, n_pool = math.ceil(profile.n_clips * videos_per_clip) + 2, math.ceil(profile.n_pool / 4) + 2
+    return dict(n_study_videos=n_study, n_pool_videos=n_pool, seed=profile.seed, whole=profile.whole_videos)
+
+
+def world_ids(profile: Profile) -> set[str]:
+    "The ids of the source videos of a profile's world, without making one."
+    size = _size_of_world(profile)
+    videos, *_ = draw_up(size["seed"], size["n_study_videos"], size["n_pool_videos"], size["whole"])
+    return {video.id for video in videos}
+
+
 def make_world_for(profile: Profile, progress: bool = True) -> Path:
     """Make the world of a profile, as large as its numbers of clips ask for.
 
@@ -342,14 +361,5 @@ def make_world_for(profile: Profile, progress: bool = True) -> Path:
         The folder with videos/, metadata.jsonl and truth.jsonl.
     """
     folder = data_dir(profile) / "world"
-    videos_per_clip = 0.26 if profile.whole_videos else 0.96
-    make_world(
-        folder,
-        n_study_videos=math.ceil(profile.n_clips * videos_per_clip) + 2,
-        n_pool_videos=math.ceil(profile.n_pool / 4) + 2,
-        seed=profile.seed,
-        whole=profile.whole_videos,
-        workers=profile.workers,
-        progress=progress,
-    )
+    make_world(folder, **_size_of_world(profile), workers=profile.workers, progress=progress)
     return folder

@@ -6,13 +6,14 @@
 __all__ = ['truth_key', 'load_truth', 'scene_of', 'relevance']
 
 # %% ../../nbs/world/truth.ipynb #376082a2
-import json
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from ..base.errors import UserError
+from ..base.files import os_errors_told
+from ..base.json_input import parse_json
 from ..base.profiles import Profile, data_dir
 from .scenes import KINDS_OF_TWO_THINGS, Scene, Thing
 
@@ -31,6 +32,16 @@ def truth_key(row: Any) -> tuple[str, float, float]:
         (id of the source video, start, end in seconds), a key of `load_truth`.
     """
     return row.youtube_id, round(float(row.start), 3), round(float(row.end), 3)
+
+
+class _Truth(TypedDict):
+    id: str
+    start: float
+    end: float
+    kind: str
+    caption: str
+    states: list[str]
+    facts: dict[str, Any]
 
 
 def load_truth(profile: Profile) -> dict[tuple[str, float, float], dict]:
@@ -58,7 +69,10 @@ def load_truth(profile: Profile) -> dict[tuple[str, float, float], dict]:
             f"No world of profile {profile.name!r} here; "
             f"make it with `frames-matter dataset build --profile {profile.name}`."
         )
-    scenes = [json.loads(line) for line in path.read_text().splitlines()]
+    with os_errors_told(path):
+        lines = path.read_bytes().splitlines()
+    advice = f"delete {path.parent} and build again"
+    scenes = [parse_json(line, _Truth, f"Line {n} of {path}", advice) for n, line in enumerate(lines, 1)]
     return {(t["id"], t["start"], t["end"]): t for t in scenes}
 
 # %% ../../nbs/world/truth.ipynb #d23feecc

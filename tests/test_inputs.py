@@ -1,0 +1,301 @@
+"Whatever was written by somebody else is right, or one sentence; and a command that is refused changes nothing."
+
+import errno
+import json
+import math
+import os
+import sqlite3
+
+import pytest
+
+from frames_matter.base.addresses import text_without_secrets, without_secrets
+from frames_matter.base.errors import UserError
+from frames_matter.base.files import atomic_write, os_error
+from frames_matter.base.hub import parse_hub
+from frames_matter.base.json_input import parse_json, read_json
+from frames_matter.base.profiles import data_dir, get_profile, manifest_dir, register
+from frames_matter.cli import run_command
+from frames_matter.data.build import build_dataset, finished_build
+from frames_matter.data.ledger import Ledger, read_states
+from frames_matter.data.manifest import verify
+from frames_matter.study.store import read_records, runs_path
+
+NO_JSON = {
+    "deep": b"[" * 100_000 + b"]" * 100_000,
+    "digits": b'{"a": ' + b"7" * 5000 + b"}",
+    "nan": b'{"a": NaN}',
+    "infinity": b'{"a": 1e999}',
+    "half a letter": b'{"a": "\\ud800"}',
+    "half a name": b'{"\\udc00": 1}',
+    "latin-1": '{"a": "é"}'.encode("latin-1"),
+    "utf-16": '{"a": 1}'.encode("utf-16"),
+    "nothing": b"",
+    "cut": b'{"a": ',
+    "two": b"{} {}",
+    "null bytes": b"\x00" * 100,
+}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    "A home of its own for every test."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def refused(capsys):
+    "Run a command that is refused; the sentence it says."
+
+    def run(*words):
+        assert run_command(list(words)) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "Traceback" not in said and len(said) < 3000, said
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize("name", NO_JSON)
+def test_what_is_no_json_is_one_sentence(name, home):
+    with pytest.raises(UserError, match="is not JSON that can be read"):
+        parse_json(NO_JSON[name])
+    (home / "x.json").write_bytes(NO_JSON[name])
+    with pytest.raises(UserError, match="x.json is not JSON"):
+        read_json(home / "x.json")
+
+
+@pytest.mark.parametrize("name", NO_JSON)
+def test_records_and_profiles_that_are_no_json(name, home, refused):
+    data = NO_JSON[name] or b"{"
+    path = runs_path(get_profile("smoke"))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data + b"\n\n")
+    assert "is damaged" in refused("report", "-p", "smoke")
+    record = home / "data_manifest" / "films" / "profile.json"
+    atomic_write(record, data)
+    assert "is damaged" in refused("dataset", "verify", "-p", "films")
+
+
+RECORD = dict(
+    spec=dict(phase="zero_shot", architecture="viclip", loss="infonce", sampling="uniform", protocol="sound", seed=0),
+    spec_hash="0" * 16,
+    run_by="x",
+    metrics={"t2v_r1": 1.0},
+    curves={"train_loss": [1.0]},
+)
+OTHERS = (
+    ("spec", []),
+    ("spec", {}),
+    ("spec", RECORD["spec"] | {"seed": "a"}),
+    ("spec", RECORD["spec"] | {"phase": ["zero_shot"]}),
+    ("spec", RECORD["spec"] | {"k": "many"}),
+    ("spec_hash", 7),
+    ("metrics", None),
+    ("metrics", {"t2v_r1": "high"}),
+    ("metrics", {"t2v_r1": {}}),
+    ("metrics", {"t2v_r1": True}),
+    ("curves", [1]),
+    ("curves", {"train_loss": "down"}),
+    ("finished", 3),
+    ("seconds", "long"),
+    ("n_queries", -0.5),
+)
+
+
+@pytest.mark.parametrize(("field", "value"), OTHERS)
+def test_records_of_other_types_are_one_sentence(field, value, refused):
+    path = runs_path(get_profile("smoke"))
+    atomic_write(path, json.dumps(RECORD) + "\n")
+    assert read_records(path) == [RECORD]
+    atomic_write(path, json.dumps(RECORD | {field: value}) + "\n")
+    assert f"Line 1 of {path} is damaged" in refused("report", "-p", "smoke")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil", "..", "/tmp/evil", "a/b", "a\\b", "a" * 41, "a\n", "a b", "é", "\udcff"]
+)
+def test_what_becomes_a_path_is_a_plain_name(name, home):
+    for field in ("results", "name"):
+        fields = {field: name} if field == "results" else {}
+        with pytest.raises(UserError):
+            get_profile("smoke", **fields) if fields else register(name)
+    with pytest.raises(UserError):
+        get_profile(name)
+    register("films", like="smoke")
+    record = home / "data_manifest" / "films" / "profile.json"
+    atomic_write(record, json.dumps(dict(like="smoke", fields=dict(results=name))))
+    with pytest.raises(UserError, match="is damaged"):
+        get_profile("films")
+    assert not list(home.parent.glob("evil*"))
+
+
+BAD_FIELDS = {
+    "candidates": (0, -1, 10**18),
+    "seed": (-1, 2**32, "a", 1.5),
+    "n_clips": (0, -3, 10**18, math.nan, "x", True, None),
+    "n_pool": (-1, 10**18),
+    "min_seconds": (-1, math.nan, math.inf, 10**18, 16),
+    "max_seconds": (math.nan, -1, 0, math.inf),
+    "min_score": (math.nan, -math.inf, 10**18),
+    "url_template": ("x", "https://u:p@example.org/{id}", "https://example.org/{id}?token=1", "{id}\n"),
+    "rule": ("last", "", 1),
+    "rows": ("a\x00b", "\udcff", 3),
+    "revision": ("../../x", "/x", "a b"),
+    "image_size": (0, -8, 10**18, 64.0),
+    "k": (0, -1, 10**18, math.nan),
+    "preprocessing": ("mine", ""),
+    "batch_size": (0, -4, 10**18),
+    "learning_rate": (math.nan, -1, math.inf, 10**400),
+    "weight_decay": (math.nan, -1),
+    "temperature": (0, -1, math.nan, math.inf),
+    "hard_negative_weight": (-1, math.nan),
+    "epochs_first": (-1, 10**18, 1.5),
+    "epochs_second": (-1, 10**18),
+    "seeds": ([], ["a"], [-1], [0, 0], [2**70], 3, [math.nan], [[0]]),
+    "protocols": ([], ["sounder"], [1], ["sound", "sound"]),
+    "processes": (0, -1, 10**18),
+    "workers": (0, -1, 10**18),
+    "patience": (-1, math.nan, math.inf),
+    "per_host": (0, -1),
+    "per_second": (-1, math.nan, math.inf),
+    "engine": ("steam", 1, []),
+    "device": ("tpu", {}),
+}
+
+
+@pytest.mark.parametrize("field", BAD_FIELDS)
+def test_every_override_is_checked_when_it_is_given(field, home):
+    for value in BAD_FIELDS[field]:
+        with pytest.raises(UserError) as e:
+            get_profile("smoke", **{field: value})
+        assert len(str(e.value)) < 500 and " 0x" not in str(e.value)
+        with pytest.raises(UserError):
+            register("films", like="smoke", **{field: value})
+    assert not list(home.rglob("profile.json"))
+
+
+@pytest.mark.parametrize("value", ["k=" + "1" * 5000, "k=" + "[" * 10_000, "k=NaN", 'k="\\ud800"', "k", "k=1e999"])
+def test_overrides_of_the_command_line(value, refused):
+    refused("dataset", "select", "-p", "smoke", "-o", value)
+
+
+def test_an_override_given_twice_is_refused(refused):
+    assert "given twice" in refused("dataset", "select", "-p", "smoke", "-o", "k=1", "-o", "k=2")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    "A home in which smoke is built."
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRAMES_MATTER_HOME", str(folder))
+        build_dataset(get_profile("smoke"), progress=False)
+    return folder
+
+
+def files_of(folder):
+    "Every file below a folder but the ledger's own, and what is in it."
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "ledger" not in p.name and p.suffix}
+
+
+@pytest.mark.parametrize("field", ["n_clips=2", "max_seconds=3.0", "min_score=900"])
+def test_a_refused_build_leaves_the_finished_one(field, built, monkeypatch, refused):
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(built))
+    profile = get_profile("smoke")
+    states = list(read_states(data_dir(profile) / "ledger.sqlite", "clip_id", "state", "sha256"))
+    clips = {p.name: p.read_bytes() for p in (data_dir(profile) / "clips").iterdir()}
+    manifest = files_of(manifest_dir(profile))
+    refused("dataset", "build", "-p", "smoke", "-o", field, "-o", "patience=0", "-o", "n_pool=0")
+    assert files_of(manifest_dir(profile)) == manifest
+    assert {p.name: p.read_bytes() for p in (data_dir(profile) / "clips").iterdir()} == clips
+    assert list(read_states(data_dir(profile) / "ledger.sqlite", "clip_id", "state", "sha256")) == states
+    assert verify(profile) == [] and finished_build(profile) is not None
+
+
+def test_a_build_that_is_killed_leaves_the_finished_one_to_be_had_again(built, monkeypatch):
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(built))
+    profile = get_profile("smoke")
+    with Ledger(data_dir(profile) / "ledger.sqlite") as ledger:
+        was = ledger.fact("identity")
+        ledger.begin("another", data_dir(profile) / "clips")  # and no more
+    assert verify(profile)
+    with Ledger(data_dir(profile) / "ledger.sqlite") as ledger:
+        assert not ledger.begin(was, data_dir(profile) / "clips")
+    build_dataset(profile, progress=False, again=True)
+    assert verify(profile) == [] and finished_build(profile) is not None
+
+
+def test_a_refused_registration_is_none(home, refused):
+    register("films", like="smoke", source="own", rows="films.csv")
+    before = (home / "data_manifest" / "films" / "profile.json").read_bytes()
+    refused("dataset", "build", "--from", "nowhere", "--name", "films")
+    refused("dataset", "build", "--from", "nowhere", "--name", "others")
+    assert (home / "data_manifest" / "films" / "profile.json").read_bytes() == before
+    assert not (home / "data_manifest" / "others").exists()
+
+
+def test_a_manifest_without_addresses_is_refused_before_a_world_is_made(home, refused):
+    row = "a,abcdefghijk,0,3,A ball.,train,kept"
+    (home / "clips.csv").write_text(f"clip_id,youtube_id,start,end,caption,split,status\n{row}\n")
+    said = refused("dataset", "build", "--from-manifest", str(home / "clips.csv"), "--name", "again", "--like", "smoke")
+    assert "url_template" in said and not list(home.rglob("*.mp4")) and not list(home.rglob("profile.json"))
+
+
+ERRNOS = "ENOSPC EDQUOT EROFS EACCES EPERM ENAMETOOLONG ENOTDIR EISDIR EEXIST EIO ENODEV ESTALE ELOOP EMFILE"
+
+
+@pytest.mark.parametrize("name", ERRNOS.split(" "))
+def test_disks_get_a_sentence_each(name, home):
+    number = getattr(errno, name)
+    said = str(os_error(OSError(number, os.strerror(number), str(home / "a\x1bb"))))
+    assert str(home / "a?b") in said and "delete" not in said and said.endswith(".")
+
+
+def test_files_where_folders_should_be(home, refused):
+    (home / "data").write_text("")
+    assert str(home / "data") in refused("dataset", "build", "-p", "smoke")
+    (home / "data").unlink()
+    (home / "results").write_text("")
+    refused("report", "-p", "smoke")
+    with pytest.raises(UserError, match="too long"):
+        atomic_write(home / ("n" * 300) / "x", "")
+
+
+@pytest.mark.parametrize("said", ["database or disk is full", "disk I/O error", "attempt to write a readonly database"])
+def test_a_ledger_is_not_to_be_deleted_for_a_disk(said, home):
+    with Ledger(home / "ledger.sqlite") as ledger, pytest.raises(UserError) as e, ledger.transaction():
+        raise sqlite3.OperationalError(said)
+    assert "delete" not in str(e.value)
+
+
+SECRETS = {
+    "https://me:word@h.org/a.mp4": "https://h.org/a.mp4",
+    "https://h.org/a.mp4?X-Amz-Algorithm=A&X-Amz-Signature=0f&id=3": "https://h.org/a.mp4?id=3",
+    "https://h.blob.org/a.mp4?sv=1&se=2&sig=3": "https://h.blob.org/a.mp4",
+    "https://h.org/a.mp4?Expires=1&Signature=2&Key-Pair-Id=3": "https://h.org/a.mp4",
+    "https://h.org/a.mp4?access_token=1": "https://h.org/a.mp4",
+    "https://h.org/watch?v=abc&t=3": "https://h.org/watch?v=abc&t=3",
+    "https://h.org/a.mp4?se=4": "https://h.org/a.mp4?se=4",
+    "films/a@b.mp4": "films/a@b.mp4",
+}
+
+
+@pytest.mark.parametrize("address", SECRETS)
+def test_secrets_of_addresses_are_not_written_down(address, home):
+    assert without_secrets(address) == SECRETS[address]
+    assert text_without_secrets(f"404 for {address}") == f"404 for {SECRETS[address]}"
+    row = dict(clip_id="a", youtube_id="v", start=0, end=3, caption="c", address=address, status="", reason="")
+    with Ledger(home / "ledger.sqlite") as ledger:
+        ledger.begin("x", home / "clips")
+        ledger.add([row])
+        reason = f"<Reader object at 0x7f3c2a9d1e40> failed on {address}\x1b[2J"
+        ledger.record(dict(state="rejected", rows=[0], kind="fetch", reason=reason))
+    ((written, told),) = read_states(home / "ledger.sqlite", "address", "reason")
+    assert written == SECRETS[address] and told == f"<Reader object> failed on {SECRETS[address]}?[2J"
+
+
+@pytest.mark.parametrize("source", ["hub:a/b/../c", "hub:a/b/c@../../d", "hub:a/./c", "hub:a/b/c\x00", "hub:a/b"])
+def test_hub_names_lead_nowhere_else(source):
+    with pytest.raises(UserError, match="names no file of the hub"):
+        parse_hub(source)
