@@ -19,7 +19,15 @@ from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg, keep_times, only_files, same_everywhere
 from ..base.files import atomic_path, disk_full, file_sha256
 from .row_checks import Rejected
-from ..video.decoding import Misjudged, NoPicture, Timeline, frames_until, timeline_of
+from frames_matter.video.decoding import (
+    Misjudged,
+    NoPicture,
+    Timeline,
+    clock_of,
+    frames_between,
+    frames_until,
+    timeline_of,
+)
 from ..video.frames import check_decodes
 
 # %% ../../nbs/data/cut.ipynb #9c03f577
@@ -100,10 +108,10 @@ def cut_clip(
     _check_span(timeline, start, end)
     with atomic_path(target) as tmp:
         cut = _Cut(str(source), str(tmp), str(target), audio, run or run_ffmpeg)
-        if timeline.is_indexed and cut.by_index(timeline, timeline.numbers_between(start, end)):
+        if timeline.is_indexed and cut.by_index(timeline, frames_between(timeline, start, end)):
             return Path(target)
         timeline = _timeline_held(source, timeline, end)
-        if not cut.from_beginning(timeline, timeline.numbers_between(start, end)):
+        if not cut.from_beginning(timeline, frames_between(timeline, start, end)):
             raise Unfit("not cut: its frames do not come as its timestamps say", "damaged")
     return Path(target)
 
@@ -121,7 +129,7 @@ def _timeline(source: str, changed: int, count: bool = False) -> Timeline:
 
 def _check_span(timeline, start, end):
     "Raise why a video has no such clip, or not all of it; a frame's time more or less is none."
-    if not timeline.numbers_between(start, end):
+    if not frames_between(timeline, start, end):
         raise Unfit("not cut: the video ends before the clip begins", "duration")
     if end - timeline.length > 1 / timeline.fps + 0.002:
         there = timeline.length - start
@@ -131,7 +139,7 @@ def _check_span(timeline, start, end):
 def _timeline_held(source, timeline, end):
     "The timeline to go by, once the frames up to a clip's end were decoded and held against it."
     try:
-        for _ in frames_until(source, timeline, timeline.numbers_between(0, end).stop):
+        for _ in frames_until(source, timeline, frames_between(timeline, 0, end).stop):
             pass
         return timeline
     except Misjudged:
@@ -181,7 +189,7 @@ class _Cut:
 # %% ../../nbs/data/cut.ipynb #52152e55
 def _encoding(timeline, numbers, trim, audio):
     "Options of the output: the same input gives the same bytes."
-    start, clock = timeline.ticks[numbers.start] * float(timeline.tick), timeline.clock(numbers)
+    start, clock = timeline.ticks[numbers.start] * float(timeline.tick), clock_of(timeline, numbers)
     end = (timeline.ticks[numbers.stop] if numbers.stop < len(timeline) else timeline.end) * float(timeline.tick)
     sound = {
         "map": [f"0:{timeline.stream}", "0:a:0?"],

@@ -58,7 +58,7 @@ def json_lines(path: str | Path, piece: int = PIECE, needs_score: bool = True) -
             assert_columns(rows.columns, str(path), needs_score)
             yield rows
 
-
+# %% ../../nbs/data/json_lines.ipynb #883fcb6b
 def _table_of(lines, path):
     "Lines as a table."
     try:
@@ -69,10 +69,13 @@ def _table_of(lines, path):
 
 def _json_object(line):
     "One JSON object, whatever its fields; half a letter, which no file can hold, becomes a question mark."
-    whole = _HALF_A_LETTER.sub(lambda found: b"?" if found["half"] else found[0], line)
-    return parse_json(whole, dict[str, Any], "a line", "mend it")
+    whole = _HALF_A_LETTER.sub(lambda found: b"?" if found["half"] else found[0], line.removeprefix(b"\xef\xbb\xbf"))
+    numbers = _TEXT_OR_NO_NUMBER.sub(lambda found: b"null" if found["none"] else found[0], whole)
+    return parse_json(numbers, dict[str, Any], "a line", "mend it")
 
 
+# A text is passed over whole; NaN and infinity, as Python writes them though JSON has no such number, are no score.
+_TEXT_OR_NO_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|(?P<none>-?\b(?:NaN|Infinity)\b)')
 # An escaped backslash and a whole pair are passed over, so that what is left is half of one.
 _HALF_A_LETTER = re.compile(
     rb"\\\\|\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<half>\\u[dD][89a-fA-F]\w\w)",
