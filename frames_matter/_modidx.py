@@ -2481,6 +2481,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'frames_matter/video/decoding.py'),
                                               'frames_matter.video.decoding._tell_when_shown': ( 'video/decoding.html#_tell_when_shown',
                                                                                                  'frames_matter/video/decoding.py'),
+                                              'frames_matter.video.decoding._told': ( 'video/decoding.html#_told',
+                                                                                      'frames_matter/video/decoding.py'),
                                               'frames_matter.video.decoding._upright': ( 'video/decoding.html#_upright',
                                                                                          'frames_matter/video/decoding.py'),
                                               'frames_matter.video.decoding.clock_of': ( 'video/decoding.html#clock_of',

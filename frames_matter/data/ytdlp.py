@@ -6,7 +6,7 @@ follows what kind of failure it was."""
 # %% auto #0
 __all__ = ['PAGES', 'KIND_BY_STATUS', 'WHEN', 'NOT_YET', 'KIND_BY_TEXT', 'NO_JS_RUNTIME', 'EXPIRED_COOKIES', 'KIND_BY_TYPE',
            'LEAST_RATE', 'READ_BYTES', 'NATIVE_PROTOCOLS', 'MERGED', 'JS_RUNTIMES', 'kind_of_failure', 'error_chain',
-           'plain_text', 'PacedReader', 'WatchedResponse', 'FetchLog', 'single_video', 'Downloader', 'downloader_for',
+           'plain_text', 'PacedReader', 'FetchLog', 'WatchedResponse', 'single_video', 'Downloader', 'downloader_for',
            'failure_of']
 
 # %% ../../nbs/data/ytdlp.ipynb #cec0010e
@@ -209,6 +209,51 @@ class PacedReader:
             self._bytes, self._seconds = 0, 0.0
         return data
 
+# %% ../../nbs/data/ytdlp.ipynb #5e1c0a24
+@dataclass
+class FetchLog:
+    """What was seen in one fetch. It is yt-dlp's logger as well, and says nothing.
+
+    Attributes
+    ----------
+    sizes : dict
+        URL -> bytes that its answer announced; 0: it did not say.
+    failures : list
+        Errors, typed as they were raised, the last one last.
+    warnings : list
+        Texts.
+    answers : WeakSet
+        Answers that may still be open.
+    max_bytes : int
+        Of all answers together, at most.
+    received : int
+        Bytes of all answers.
+    is_refused : bool
+        Whether an address in a private network was to be asked.
+    """
+
+    max_bytes: int = MAX_BYTES
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    failures: list[BaseException] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    answers: weakref.WeakSet = field(default_factory=weakref.WeakSet)
+    received: int = 0
+    is_refused: bool = False
+
+    def debug(self, text: str) -> None:
+        pass
+
+    info = error = debug
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def count(self, n: int) -> None:
+        "Note that n bytes came; `Failed` if it is too much."
+        self.received += n
+        _assert_not_too_large(self.received, self.max_bytes)
+
 # %% ../../nbs/data/ytdlp.ipynb #adde5603
 class WatchedResponse(Response):
     """An answer of a site that is read at its pace, in blocks, and never on and on.
@@ -223,7 +268,7 @@ class WatchedResponse(Response):
         Takes the errors, and counts the bytes of each block.
     """
 
-    def __init__(self, answer: Response, stall: float, seen: "FetchLog") -> None:
+    def __init__(self, answer: Response, stall: float, seen: FetchLog) -> None:
         if hasattr(answer.fp, "read1") and not answer.headers.get("Content-Encoding"):
             answer.fp = PacedReader(answer.fp, stall)
         about = dict(headers=answer.headers, status=answer.status, reason=answer.reason, extensions=answer.extensions)
@@ -274,51 +319,6 @@ def _check_beginning(progress, most):
                 head = f.read(HEAD_BYTES)
             if len(head) == HEAD_BYTES or (head and progress["status"] == "finished"):
                 check_head(head)
-
-# %% ../../nbs/data/ytdlp.ipynb #5e1c0a24
-@dataclass
-class FetchLog:
-    """What was seen in one fetch. It is yt-dlp's logger as well, and says nothing.
-
-    Attributes
-    ----------
-    sizes : dict
-        URL -> bytes that its answer announced; 0: it did not say.
-    failures : list
-        Errors, typed as they were raised, the last one last.
-    warnings : list
-        Texts.
-    answers : WeakSet
-        Answers that may still be open.
-    max_bytes : int
-        Of all answers together, at most.
-    received : int
-        Bytes of all answers.
-    is_refused : bool
-        Whether an address in a private network was to be asked.
-    """
-
-    max_bytes: int = MAX_BYTES
-
-    sizes: dict[str, int] = field(default_factory=dict)
-    failures: list[BaseException] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    answers: weakref.WeakSet = field(default_factory=weakref.WeakSet)
-    received: int = 0
-    is_refused: bool = False
-
-    def debug(self, text: str) -> None:
-        pass
-
-    info = error = debug
-
-    def warning(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def count(self, n: int) -> None:
-        "Note that n bytes came; `Failed` if it is too much."
-        self.received += n
-        _assert_not_too_large(self.received, self.max_bytes)
 
 # %% ../../nbs/data/ytdlp.ipynb #9fdb0af2
 NATIVE_PROTOCOLS = (  # that yt-dlp speaks itself: other programs ask whom they like

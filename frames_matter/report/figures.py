@@ -386,7 +386,7 @@ def _sheet_row(
     n, fig = len(clip), grid.figure
     for column, frame in enumerate(frames):
         ax = fig.add_subplot(grid[2 * row, column])
-        when = "all frames" if indices is None else f"{indices[column] / clip.fps:.1f} s"
+        when = "all frames" if indices is None else f"{indices[column] / clip.timeline.fps:.1f} s"
         moment = None if indices is None else indices[column] / n
         telling = moment is not None and any(start <= moment < end for start, end in evidence)
         _sheet_frame(ax, frame, when, telling)
@@ -394,7 +394,7 @@ def _sheet_row(
             words = name.replace("_", "\n")
             ax.set_ylabel(words, rotation=0, ha="right", va="center", fontweight="bold", labelpad=8)
     timeline = fig.add_subplot(grid[2 * row + 1, :])
-    _sheet_timeline(timeline, range(n) if indices is None else indices, n, clip.fps, evidence)
+    _sheet_timeline(timeline, range(n) if indices is None else indices, n, clip.timeline.fps, evidence)
 
 # %% ../../nbs/report/figures.ipynb #4aae6625
 @styled

@@ -185,17 +185,17 @@ def timeline_of(path: str | Path, count: bool = False) -> Timeline:
 
     with open_video(path) as (container, stream):
         try:
-            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            packets = [_told(packet) for packet in container.demux(stream) if packet.size and not packet.is_discard]
         except av.error.FFmpegError as e:
             raise _damaged(path) from e
-        about = _about(container, stream)
+        about, rate = _about(container, stream), stream.average_rate or stream.guessed_rate or Fraction(25)
     if not count and _tell_when_shown(packets):
-        shown, is_counted = [(packet.pts, packet.duration) for packet in packets], False
+        shown, is_counted = [(time, duration) for time, duration, _ in packets], False
     else:
         shown, is_counted = [(frame.pts, frame.duration) for frame in shown_frames(path)], True
     if not shown:
         raise UserError(f"{path} holds no frames; fetch it again or leave it out.")
-    ticks, end = _in_order(shown, stream)
+    ticks, end = _in_order(shown, about["tick"], about["begin"], rate)
     return Timeline(ticks, end=end, is_counted=is_counted, **about)
 
 # %% ../../nbs/video/decoding.ipynb #18b433f5
@@ -214,21 +214,26 @@ def _about(container, stream):
     return dict(tick=stream.time_base, begin=begin, stream=stream.index, is_indexed=is_indexed)
 
 
+def _told(packet):
+    "What a packet says: when its frame is shown and for how long, and whether it needs no other. Its bytes are let go."
+    return packet.pts, packet.duration, packet.is_keyframe
+
+
 def _tell_when_shown(packets):
     "Whether packets say when their frames are shown, and the first of them needs no other."
-    times = [packet.pts for packet in packets]
-    if not packets or None in times or not packets[0].is_keyframe:
+    times = [time for time, _, _ in packets]
+    if not packets or None in times or not packets[0][2]:
         return False
     return times[0] == min(times) and len(set(times)) == len(times)
 
 
-def _in_order(shown, stream):
+def _in_order(shown, tick, begin, rate):
     "Timestamps int64 (n,) in order, and the end of the last, of pairs (timestamp or None, duration or None)."
     times = [time for time, _ in shown]
     if None in times or len(set(times)) < len(times):  # no clock of its own: the rate that the file names
-        rate = stream.average_rate or stream.guessed_rate or 25
-        step = max(1, round(1 / (rate * stream.time_base)))
-        return np.arange(len(shown), dtype=np.int64) * step, len(shown) * step
+        first, step = round(begin / tick), max(1, round(1 / (rate * tick)))
+        ticks = first + np.arange(len(shown) + 1, dtype=np.int64) * step
+        return ticks[:-1], int(ticks[-1])
     ticks = np.sort(np.array(times, dtype=np.int64))
     _, duration = max(shown, key=lambda pair: pair[0])
     usual = Counter(np.diff(ticks).tolist()).most_common(1)

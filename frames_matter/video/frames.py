@@ -118,7 +118,6 @@ class VideoFile:
         return np.concatenate(small)
 
     def _parts(self, numbers):
-        "Frames with these numbers, as they are, a few at a time."
         return _in_parts(self._frames_at(self.path, self.timeline, numbers.tolist()))
 
     def _sized(self, frames):
