@@ -138,6 +138,55 @@ def test_what_is_not_in_a_film_is_not_cut(tmp_path):
         assert told.value.kind == "duration" and not list(tmp_path.iterdir())
 
 
+# --- containers and codecs ---
+
+N_MADE = 75  # frames, 25 a second
+ENCODED = {  # name of the file -> how ffmpeg encodes it
+    "b_frames.mp4": "-c:v libx264 -bf 3 -g 40",
+    "fragmented.mp4": "-c:v libx264 -g 30 -movflags frag_keyframe+empty_moov",
+    "timecode.mov": "-c:v libx264 -timecode 01:00:00:00",
+    "long_gop.ts": "-c:v libx264 -bf 2 -g 250",
+    "disc.m2ts": "-c:v libx264 -g 30",
+    "hevc.mkv": "-c:v libx265 -x265-params log-level=error",
+    "hevc_open.ts": "-c:v libx265 -x265-params open-gop=1:keyint=30:log-level=error",
+    "b_frames.vob": "-c:v mpeg2video -bf 2 -g 15 -b:v 3M",
+    "mpeg1.mpeg": "-c:v mpeg1video -bf 2 -b:v 3M",
+    "mjpeg.avi": "-c:v mjpeg -q:v 3 -pix_fmt yuvj420p",
+    "prores.mov": "-c:v prores_ks -pix_fmt yuv422p10le",
+    "lossless.mkv": "-c:v ffv1 -pix_fmt yuv444p",
+    "hidden_frames.vp8.webm": "-c:v libvpx -b:v 1M -auto-alt-ref 1 -lag-in-frames 10 -deadline realtime",
+    "hidden_frames.vp9.webm": "-c:v libvpx-vp9 -b:v 1M -auto-alt-ref 1 -lag-in-frames 12 -cpu-used 5",
+    "picture.gif": "-pix_fmt rgb8",
+    "no_container.h264": "-c:v libx264 -bf 2 -f h264",
+}
+
+
+def made(path, options):
+    "A film of numbered frames; skips where this machine's ffmpeg has no such encoder."
+    frames = np.zeros((N_MADE, 64, 160, 3), np.uint8)
+    for n in range(N_MADE):
+        for bit in range(10):
+            frames[n, :, 16 * bit : 16 * bit + 16] = 230 * (n >> bit & 1)
+    raw = ["-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "160x64", "-r", "25", "-i", "-"]
+    kind = [] if "pix_fmt" in options else ["-pix_fmt", "yuv420p"]
+    command = [find_ffmpeg(), *raw, *kind, *options.split(), str(path)]
+    done = subprocess.run(command, input=frames.tobytes(), capture_output=True)
+    if b"Unknown encoder" in done.stderr:
+        pytest.skip(done.stderr.decode().splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_whatever_it_is_kept_in_frames_come_as_shown(name, tmp_path):
+    path = made(tmp_path / name, ENCODED[name])
+    assert numbers(read_frames(path)) == list(range(N_MADE))
+    begin = timeline_of(path).times[0]
+    assert timeline_of(path).length - begin == pytest.approx(3, abs=0.01)
+    cut_clip(path, tmp_path / "clip.mp4", begin + 1, begin + 2)
+    assert numbers(read_frames(tmp_path / "clip.mp4")) == list(range(25, 50))
+
+
 # --- damage ---
 
 
