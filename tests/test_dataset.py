@@ -93,7 +93,7 @@ MANY_FAULTS = BuildTools(
     manners=dataclasses.replace(MANNERS, attempts=2, stall=1.0),
     breaker=functools.partial(CircuitBreaker, limit=100),  # more failures than there are faults
 )
-KIND_WHEN_CUT = {"moov": "damaged", "sound": "not_video", "still": "damaged", "brief": "duration"}
+KIND_WHEN_CUT = {"moov": "damaged", "sound": "not_video", "still": "duration", "brief": "duration"}
 SIZE_WHEN_CUT = {"rotated": (72, 128), "odd": (130, 72)}  # all others are of 128 x 72
 
 

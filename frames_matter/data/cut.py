@@ -176,7 +176,8 @@ class _Cut:
     def _write(self, timeline, numbers, trim, seek, strictness):
         "Whether the clip that ffmpeg writes has as many frames as it should."
         video = ffmpeg.input(f"file:{self.source}", copyts=None, **seek, **only_files())
-        stream = video.output(self.tmp, **_encoding(timeline, numbers, trim, self.audio))
+        streams = [video[str(timeline.stream)], *([video["a:0?"]] if self.audio else [])]  # sound, if there is any
+        stream = ffmpeg.output(*streams, self.tmp, **_encoding(timeline, numbers, trim, self.audio))
         try:
             self.run(stream.global_args(*strictness))
         except ffmpeg.Error as e:
@@ -192,7 +193,6 @@ def _encoding(timeline, numbers, trim, audio):
     start, clock = timeline.ticks[numbers.start] * float(timeline.tick), clock_of(timeline, numbers)
     end = (timeline.ticks[numbers.stop] if numbers.stop < len(timeline) else timeline.end) * float(timeline.tick)
     sound = {
-        "map": [f"0:{timeline.stream}", "0:a:0?"],
         "af": f"atrim=start={start:.6f}:end={end:.6f},asetpts=PTS-STARTPTS",
         "acodec": "aac",
         "b:a": "128k",
@@ -212,7 +212,7 @@ def _encoding(timeline, numbers, trim, audio):
         fflags="+bitexact",
         movflags="+faststart",
         **{"flags:v": "+bitexact"},
-        **(sound if audio else {"map": f"0:{timeline.stream}", "an": None}),
+        **(sound if audio else {"an": None}),
         **keep_times(),
         **same_everywhere(),
     )

@@ -47,6 +47,8 @@ def open_video(path: str | Path) -> "Iterator[tuple[av.container.InputContainer,
         raise UserError(f"{path} cannot be opened as video; fetch it again or leave it out.") from e
     with container:
         stream = container.streams.best("video")
+        if not container.streams:  # its index is gone
+            raise UserError(f"{path} cannot be opened as video; fetch it again or leave it out.")
         if stream is None:
             raise NoPicture(f"{path} has no picture in it; leave it out.")
         _prepare(stream, path)
