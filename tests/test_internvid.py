@@ -5,7 +5,6 @@ the study's own run.
 """
 
 import csv
-import gzip
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ from fault_site import fault_of, serve_faults
 from hub_server import serve_hub
 
 from frames_matter.base.ffmpeg import find_ffmpeg
+from frames_matter.model.tokenizer import clip_tokenizer
 from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
 from frames_matter.model.weights import ASSETS
 
@@ -85,9 +85,7 @@ def weights(tmp_path_factory):
     "A small ViCLIP in the form of the real checkpoint: a pickle whose key `model` holds the tensors."
     path = tmp_path_factory.mktemp("weights") / "model.pth"
     torch.manual_seed(0)
-    with gzip.open(ASSETS / "nano_bpe.txt.gz", "rt", encoding="utf-8") as f:
-        merges = sum(1 for _ in f)
-    vocabulary = max(49408, merges + 1024)
+    vocabulary = clip_tokenizer(ASSETS / "nano_bpe.txt.gz").vocab_size
     model = ViCLIP(ViCLIPConfig(32, 16, 64, 2, 1, 32, 8, 32, vocabulary, 64, 2, 1))
     torch.save({"model": model.state_dict()}, path)
     return path

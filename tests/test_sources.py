@@ -71,6 +71,7 @@ def test_each_source_says_all_that_is_asked():
 class Films(GivenSource):
     "Films of a site, with addresses of their own."
 
+    may_be_private = True  # its site is of this machine
     name = "films"
     title = "films of a site"
     notice = "Numbers of ours are of films of a site."
@@ -91,7 +92,7 @@ def test_a_fifth_source(films, tmp_path, monkeypatch):
     SOURCES.register(Films())
     with serve_faults(films) as site:
         url = site.template.replace("{id}", "")
-        P = get_profile("smoke", source="films", rows=url, n_pool=0)
+        P = get_profile("smoke", source="films", rows=url, n_pool=0, private_addresses=True)
         manifest = build_dataset(P, progress=False)
     assert list(manifest.status) == ["kept"] * 5 and set(manifest.split) == {"train", "alignment", "test"}
     assert list(manifest.address) == [f"{url}good{i}" for i in range(5)]
