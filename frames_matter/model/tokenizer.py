@@ -22,7 +22,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from ..base.errors import UserError
-from ..base.hub import is_here, pinned, resolve_file
+from ..base.hub import path_here, pinned, resolve_file
 from ..base.profiles import Profile, as_profile
 from .viclip import ViCLIPConfig
 from .weights import ASSETS, read_config, weights_of
@@ -300,11 +300,12 @@ def tell_of_cut_captions(profile: str | Profile, captions: Iterable[str], fetch:
         If weights and list of merges do not belong together.
     """
     profile = as_profile(profile)
-    weights, bpe = weights_of(profile), pinned(profile.bpe, profile)
-    absent = [source for source in (weights, bpe) if source not in ("", "nano") and not is_here(source)]
-    if absent and not fetch:
-        what = " and ".join(absent)
-        return f"Whether captions are cut will be told before training; for now {what} is not on this machine."
-    config, tokenize = read_config(weights), tokenizer_for(profile)
+    weights, bpe = weights_of(profile), pinned(profile.bpe, profile) or ASSETS / "nano_bpe.txt.gz"
+    if not fetch:
+        found = {source: source if source == "nano" else path_here(source) for source in (weights, bpe)}
+        if absent := " and ".join(str(source) for source, path in found.items() if path is None):
+            return f"Whether captions are cut will be told before training; for now {absent} is not on this machine."
+        weights, bpe = found.values()
+    config, tokenize = read_config(weights), clip_tokenizer(bpe)
     assert_same_vocabulary(tokenize, config)
     return str(cut_captions(tokenize, captions, config.context_length))
