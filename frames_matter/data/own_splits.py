@@ -12,7 +12,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..base.errors import UserError
