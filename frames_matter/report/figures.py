@@ -429,7 +429,7 @@ def contact_sheet(
     from frames_matter.video.frames import VideoFile  # with torch, which nothing else of the report needs
 
     names = [s.name for s in SAMPLERS.values() if s.grid] if strategies is None else list(strategies)
-    clip = VideoFile(path, size)
+    clip = VideoFile(path, size, count=True)  # whatever film it is, its frames are those that are shown
     fig = empty_figure(1.08 * k + 1.3, 1.62 * len(names) + 0.5)
     grid = fig.add_gridspec(2 * len(names), k, height_ratios=[1, 0.2] * len(names))
     for row, name in enumerate(names):

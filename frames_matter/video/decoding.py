@@ -8,6 +8,7 @@ __all__ = ['LARGEST_PICTURE', 'INDEXED', 'FINEST_CLOCK', 'open_video', 'NoPictur
 
 # %% ../../nbs/video/decoding.ipynb #eedd9a5d
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -185,13 +186,15 @@ def timeline_of(path: str | Path, count: bool = False) -> Timeline:
     """
     import av
 
+    packets = []
     with open_video(path) as (container, stream):
         try:
-            packets = [_told(packet) for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            if not count:
+                packets = [_told(packet) for packet in container.demux(stream) if packet.size and not packet.is_discard]
         except av.error.FFmpegError as e:
             raise _damaged(path) from e
         about, rate = _about(container, stream), stream.average_rate or stream.guessed_rate or Fraction(25)
-    if not count and _tell_when_shown(packets):
+    if _tell_when_shown(packets):
         shown, is_counted = [(time, duration) for time, duration, _ in packets], False
     else:
         shown, is_counted = [(frame.pts, frame.duration) for frame in shown_frames(path)], True
@@ -275,13 +278,12 @@ def frames_until(path: str | Path, timeline: Timeline, stop: int) -> "Iterator[a
     Misjudged
         If the frames that come are not those of a timeline that was not counted.
     """
-    for number, frame in zip(range(stop), shown_frames(path), strict=False):
-        if not timeline.is_counted and (number >= len(timeline) or frame.pts != timeline.ticks[number]):
+    n = 0
+    for n, frame in enumerate(itertools.islice(shown_frames(path), stop), 1):
+        if not timeline.is_counted and (n > len(timeline) or frame.pts != timeline.ticks[n - 1]):
             raise Misjudged
         yield frame
-        if number == stop - 1:
-            return
-    if stop > 0:
+    if n < stop:
         raise _damaged(path) if timeline.is_counted else Misjudged
 
 
@@ -297,12 +299,7 @@ def frames_at(path: str | Path, timeline: Timeline, indices: Iterable[int]) -> I
     indices : iterable of int
         Their numbers, ascending, each once.
 
-    Raises
-    ------
-    UserError
-        If the file is damaged before the last of them.
-    Misjudged
-        If the frames that come are not those of a timeline that was not counted.
+    Errors are those of `frames_until`.
     """
     indices, pictures = list(indices), Pictures()
     wanted = set(indices)

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ..base.errors import UserError, choose
-from .decoding import Misjudged, Pictures, frames_at, shown_frames, timeline_of
+from .decoding import Misjudged, frames_at, timeline_of
 from .decord_reader import decord_frames_at
 from .sampling import Strategy, as_strategy, take_frames
 
@@ -276,13 +276,8 @@ def check_decodes(path: str | Path) -> dict[str, float]:
     UserError
         If the file is missing, or does not decode to its end.
     """
-    by_packets, n, first = timeline_of(path), 0, None
-    for frame in shown_frames(path):
-        first = Pictures().of(frame) if first is None else first
-        n += 1
-    if n != len(by_packets) and not by_packets.is_counted:
-        by_packets = timeline_of(path, count=True)
-    return _facts(by_packets, first)
+    timeline = timeline_of(path, count=True)
+    return _facts(timeline, next(frames_at(path, timeline, [0])))
 
 
 def _facts(timeline, frame):
