@@ -138,6 +138,12 @@ def test_what_is_not_in_a_film_is_not_cut(tmp_path):
         assert told.value.kind == "duration" and not list(tmp_path.iterdir())
 
 
+def test_a_source_that_is_gone_is_told(tmp_path):
+    with pytest.raises(Unfit, match="cannot be read .No such file") as told:
+        cut_clip(tmp_path / "gone.mp4", tmp_path / "clip.mp4", 0, 1)
+    assert told.value.kind == "damaged" and not list(tmp_path.iterdir())
+
+
 # --- containers and codecs ---
 
 N_MADE = 75  # frames, 25 a second

@@ -6,10 +6,12 @@
 __all__ = ['DECORD_SECONDS', 'decord_version', 'serve_decord', 'decord_frames_at']
 
 # %% ../../nbs/video/decord_reader.ipynb #738f99c9
+import contextlib
 import json
 import math
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -82,12 +84,8 @@ def decord_frames_at(
 
     Parameters
     ----------
-    path : str or Path
-        A video file.
-    timeline : Timeline
-        Of this file.
-    indices : iterable of int
-        Their numbers, ascending, each once.
+    path, timeline, indices
+        As `frames_at` takes them.
     patience : float
         Seconds it may take to the first frame, and from each to the next.
 
@@ -101,39 +99,44 @@ def decord_frames_at(
     indices = [int(i) for i in indices]
     request = dict(path=str(path), times=timeline.times.tolist(), indices=indices)
     program = [sys.executable, "-c", "from frames_matter.video.decord_reader import serve_decord; serve_decord()"]
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with subprocess.Popen(program, **pipes) as process, _Watch(process, patience) as watch:
+    with contextlib.ExitStack() as stack:
+        said = stack.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads would fill, and stop it
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+        process = stack.enter_context(subprocess.Popen(program, **pipes))
+        deadline = stack.enter_context(_Deadline(process, patience))
         try:
             process.stdin.write(json.dumps(request).encode())
             process.stdin.close()
             why_not = json.loads(process.stdout.readline())
             for _ in indices if not why_not else ():
-                watch.restart()
+                deadline.restart()
                 shape = json.loads(process.stdout.readline())
                 yield np.frombuffer(process.stdout.read(math.prod(shape)), np.uint8).reshape(shape)
         except (OSError, ValueError) as e:  # it ended before it had answered
             process.wait()
-            raise UserError(f"{path} cannot be read by decord ({_end_of(process, watch)}); take the reader av.") from e
+            raise UserError(
+                f"{path} cannot be read by decord ({_end_of(process, deadline, said)}); take the reader av."
+            ) from e
         finally:
             process.kill()
     if why_not:
         raise UserError(f"{path} cannot be read by decord: {why_not}; take the reader av.")
 
 
-def _end_of(process, watch):
+def _end_of(process, deadline, said):
     "Why it ended, in a few words."
-    if watch.has_ended_it:
-        return f"no answer in {watch.patience:g} s"
-    said = process.stderr.read().decode(errors="replace").strip().splitlines()
-    return said[-1][:200] if said else f"its process ended with {process.returncode}"
+    if deadline.has_passed:
+        return f"no answer in {deadline.patience:g} s"
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return lines[-1][:200] if lines else f"its process ended with {process.returncode}"
 
 # %% ../../nbs/video/decord_reader.ipynb #12d78978
-class _Watch:
+class _Deadline:
     "Kills a process that is not heard of for some seconds, while a block runs."
 
     def __init__(self, process, patience):
-        self.process, self.patience, self.has_ended_it = process, patience, False
-        self._timer = None
+        self.process, self.patience, self.has_passed = process, patience, False
 
     def restart(self):
         self._timer.cancel()
@@ -145,7 +148,7 @@ class _Watch:
         self._timer.start()
 
     def _end(self):
-        self.has_ended_it = True
+        self.has_passed = True
         self.process.kill()
 
     def __enter__(self):
