@@ -21,9 +21,7 @@ from .profiles import REVISION, Profile
 
 # %% ../../nbs/base/hub.ipynb #22c1f105
 # A part of a path that no disk refuses, and that leads nowhere else.
-_PART = re.compile(
-    r"(?!\.\.?$)[^\x00-\x1f\x7f\\:*?\"<>|]{1,200}"
-)  # of a path that no disk refuses, and that leads nowhere else
+_PART = re.compile(r"(?!\.\.?$)[^\x00-\x1f\x7f\\:*?\"<>|]{1,200}")
 
 
 def parse_hub(source: str) -> tuple[str, str, str | None, str]:

@@ -192,7 +192,7 @@ class MachineFields:
     per_host: Annotated[int, Meta(ge=1, le=1024)] = 2
     per_second: Annotated[float, Meta(ge=0, le=10_000)] = 0.0
     sections: bool = True
-    max_bytes: int = MAX_BYTES
+    max_bytes: Annotated[int, Meta(ge=1, le=10**15)] = MAX_BYTES
     private_addresses: bool = False
     engine: Literal["threads", "ray"] = "threads"
     address: Line = ""

@@ -9,12 +9,11 @@ __all__ = ['seed_everything', 'check_seed', 'stable_seed']
 import hashlib
 import os
 import random
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, is_whole_number
 
 # %% ../../nbs/base/seeds.ipynb #34c52857
 def seed_everything(seed: int) -> None:
@@ -37,7 +36,7 @@ def seed_everything(seed: int) -> None:
 # %% ../../nbs/base/seeds.ipynb #01d75bea
 def check_seed(seed: Any) -> int:
     "A seed that every generator takes, or a `UserError` that says what is wrong with it."
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+    if not is_whole_number(seed, 0, 2**64 - 1):
         raise UserError(f"A seed is a whole number from 0 on, not {seed!r:.40}.")
     return int(seed)
 

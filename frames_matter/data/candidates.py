@@ -23,6 +23,7 @@ from .row_table import scan_rows, table_errors
 
 if TYPE_CHECKING:
     import polars as pl
+from ..base.text import VIDEO_ID
 
 # %% ../../nbs/data/candidates.ipynb #b31d14cc
 RULES = {
@@ -156,7 +157,7 @@ def reason_not_to(profile: Profile) -> "pl.Expr":
     """
     import polars as pl
 
-    is_id = pl.col("YoutubeID").str.contains(r"^[A-Za-z0-9_-]{1,64}$").fill_null(False)
+    is_id = pl.col("YoutubeID").str.contains(f"^{VIDEO_ID.pattern}$").fill_null(False)
     has_caption = pl.col("Caption").str.contains(r"\S").fill_null(False)
     seconds, score = (pl.col("end") - pl.col("start")) / 1000, pl.col("Aesthetic_Score")
     checks = [

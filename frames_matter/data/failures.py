@@ -177,7 +177,7 @@ def check_head(head: bytes) -> None:
 
 # %% ../../nbs/data/failures.ipynb #823518c4
 def begins_as_video(head: bytes) -> bool:
-    "Whether a file's first 400 bytes are those of a container of video, whatever its name."
+    "Whether a file's first `HEAD_BYTES` are those of a container of video, whatever its name."
     is_mp4 = head[4:8] in MP4_BOXES
     is_avi = head[:4] == b"RIFF" and head[8:12] == b"AVI "
     is_mpeg_ts = any(head[at : at + 1] == b"G" == head[at + n : at + n + 1] for at, n in MPEG_TS_PACKETS)

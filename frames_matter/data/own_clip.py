@@ -14,7 +14,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.text import composed, visible
+from ..base.text import VIDEO_ID, composed, visible
 
 # %% ../../nbs/data/own_clip.ipynb #4606b351
 VIDEO_SUFFIXES = (  # what ffmpeg plausibly opens as a video, animated pictures in .gif among it
@@ -68,7 +68,7 @@ def split_group(source: str, name: str) -> str:
     "What a clip's split goes by: the source it was given, in plain letters, or else the file's name."
     if not source:
         return name
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", source, re.ASCII):
+    if VIDEO_ID.fullmatch(source):
         return source
     return plain_name(source, source)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..base.errors import UserError
 from ..base.text import composed, is_missing, visible
-from .failures import begins_as_video
+from .failures import HEAD_BYTES, begins_as_video
 from .own_clip import CAPTION_SUFFIXES, LARGEST_CAPTION, VIDEO_SUFFIXES, GivenClip, path_below
 from .row_checks import Rejected
 
@@ -165,7 +165,7 @@ def fault_of_other(path: Path, has_caption: bool) -> str:
 def _begins_as_video(path):
     try:
         with open(path, "rb") as f:
-            return begins_as_video(f.read(400))
+            return begins_as_video(f.read(HEAD_BYTES))
     except OSError:
         return False
 

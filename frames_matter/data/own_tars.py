@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from ..base.errors import UserError
 from ..base.files import atomic_path, atomic_write
 from ..base.text import composed, is_missing
-from .failures import begins_as_video
+from .failures import HEAD_BYTES, begins_as_video
 from frames_matter.data.own_clip import (
     CAPTION_SUFFIXES,
     LARGEST_CAPTION,
@@ -110,7 +110,7 @@ def _fault_without_video(opened, members):
     if told := next((NO_CAPTIONS[kind] for kind in kinds if kind in NO_CAPTIONS), ""):
         return told
     for kind, member in others:
-        if has_caption or (member.isreg() and begins_as_video(opened.extractfile(member).read(400))):
+        if has_caption or (member.isreg() and begins_as_video(opened.extractfile(member).read(HEAD_BYTES))):
             return odd_ending(f".{kind}")
     return NO_VIDEO if has_caption else ""
 

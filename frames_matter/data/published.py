@@ -14,13 +14,13 @@ import pandas as pd
 from ..base.errors import UserError
 from ..base.files import project_root
 from ..base.profiles import Profile, manifest_dir
-from ..base.text import CLIP_ID
+from ..base.text import CLIP_ID, VIDEO_ID
 from .manifest import kept_rows, manifest_differences, read_manifest
 
 # %% ../../nbs/data/published.ipynb #6389081e
 WRITTEN = {  # what a build writes in a column, so that anything else is somebody's own invention
     "clip_id": CLIP_ID,
-    "youtube_id": re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII),
+    "youtube_id": VIDEO_ID,
     "split": re.compile("train|alignment|test|pool"),
 }
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..base.errors import UserError
 from ..base.profiles import Profile
+from ..base.text import VIDEO_ID
 
 # %% ../../nbs/data/row_checks.ipynb #d7c88e9a
 TABLE_COLUMNS = ("YoutubeID", "Start_timestamp", "End_timestamp", "Caption", "Aesthetic_Score")
@@ -126,7 +127,7 @@ def _as_clip(row):
 # %% ../../nbs/data/row_checks.ipynb #5aeb0797
 def _place_clip(clip, row):
     "Fill in a clip's times and name."
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", clip["youtube_id"]):
+    if not VIDEO_ID.fullmatch(clip["youtube_id"]):
         clip["youtube_id"] = ascii(clip["youtube_id"][:40])
         raise Rejected("the id is not a video's id")
     start = parse_timestamp(row["Start_timestamp"])

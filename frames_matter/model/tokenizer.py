@@ -14,14 +14,13 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 
 import ftfy
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from ..base.errors import UserError
+from ..base.errors import UserError, is_whole_number
 from ..base.hub import path_here, pinned, resolve_file
 from ..base.profiles import Profile, as_profile
 from .viclip import ViCLIPConfig
@@ -51,7 +50,7 @@ def _as_text(caption: str) -> str:
 
 def _check_length(context_length: int):
     "A `UserError` unless a caption could be that long."
-    if isinstance(context_length, bool) or not isinstance(context_length, Integral) or not 2 <= context_length <= 2**20:
+    if not is_whole_number(context_length, 2, 2**20):
         raise UserError(
             f"context_length must be a whole number, at least 2, for the start and the end, not {context_length!r:.40}."
         )

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..base.errors import UserError
+from ..base.errors import UserError, is_whole_number
 
 # %% ../../nbs/model/viclip.ipynb #366c0187
 _LARGEST = {"vision_layers": 1000, "text_layers": 1000, "num_frames": 10_000}  # and any other size 2**20
@@ -26,7 +26,7 @@ _LARGEST = {"vision_layers": 1000, "text_layers": 1000, "num_frames": 10_000}  #
 def _assert_a_size(name: str, value: Any):
     "A `UserError` unless a model could be that large."
     most = _LARGEST.get(name, 2**20)
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value <= most:
+    if not is_whole_number(value, 1, most):
         is_long = isinstance(value, Integral) and abs(value) > 2**64
         said = "one beyond all sizes" if is_long else reprlib.repr(value)
         raise UserError(f"A ViCLIP's {name} is a whole number from 1 to {most}, not {said}.")

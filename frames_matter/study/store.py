@@ -22,16 +22,13 @@ from .spec import CORE_FIELDS, SpecFields
 # %% ../../nbs/study/store.ipynb #57e00001
 # What stands in a record, as far as anybody relies on it; a specification's fields are told by `SpecFields`.
 _FIELDS = {name: hint for name, hint in get_type_hints(SpecFields).items() if name in CORE_FIELDS}
+_NEEDED = ("phase", "architecture", "loss", "sampling", "protocol", "seed")
+_Needed = TypedDict("_Needed", {name: _FIELDS.pop(name) for name in _NEEDED})
 _Told = TypedDict("_Told", _FIELDS, total=False)
 
 
-class _Spec(_Told):
-    phase: str
-    architecture: str
-    loss: str
-    sampling: str
-    protocol: str
-    seed: int
+class _Spec(_Needed, _Told):
+    "Of a record: what tables and figures ask for, and what else its run was told."
 
 
 _TEXTS = ("evaluation_split", "kinds", "outcomes", "told")  # metrics that are text

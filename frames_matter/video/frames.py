@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from ..base.errors import UserError, choose
+from ..base.errors import UserError, choose, is_whole_number
 from .decoding import Misjudged, frames_at, timeline_of
 from .decord_reader import decord_frames_at
 from .sampling import Strategy, as_strategy, take_frames
@@ -23,7 +23,7 @@ from .sampling import Strategy, as_strategy, take_frames
 # %% ../../nbs/video/frames.ipynb #5aec3d6c
 def check_size(size: int) -> int:
     "A number of pixels a side, or a `UserError` that says what is wrong with it."
-    if not isinstance(size, (int, np.integer)) or size < 1:
+    if not is_whole_number(size, 1):
         raise UserError(f"A picture's size is a whole number of pixels a side, at least 1, not {size!r}.")
     return int(size)
 

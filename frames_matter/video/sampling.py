@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base.errors import UserError
+from ..base.errors import UserError, is_whole_number
 from ..base.registry import Registry
 from ..base.seeds import check_seed
 
@@ -192,7 +192,7 @@ def _check_counts(n_frames, k):
     "Refuse a clip without frames, and a wish for none."
     if n_frames < 1:
         raise UserError(f"A clip must have at least 1 frame to sample from, not {n_frames}.")
-    if not isinstance(k, (int, np.integer)) or k < 1:
+    if not is_whole_number(k, 1):
         raise UserError(f"At least 1 frame must be sampled, and a whole number of them, not {k!r}.")
 
 # %% ../../nbs/lessons/04_second_improvement.ipynb #30be9f2c
