@@ -75,7 +75,9 @@ def _execute(notebook, partial, parameters, tell):
     options = dict(
         progress_bar=False,
         coalesce_streams=True,  # or every step of a bar becomes an output of its own
-        extra_arguments=["--log-level=ERROR"],  # or every kernel warns that it listens on loopback
+        # A kernel warns that it listens on loopback, and calls the interrupt with which it is always ended an error;
+        # what goes wrong in a lesson is raised here.
+        extra_arguments=["--log-level=CRITICAL"],
         stderr_file=_TextSink(tell) if tell else None,
     )
     try:
