@@ -2470,6 +2470,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'frames_matter/video/decoding.py'),
                                               'frames_matter.video.decoding._about': ( 'video/decoding.html#_about',
                                                                                        'frames_matter/video/decoding.py'),
+                                              'frames_matter.video.decoding._assert_all_there': ( 'video/decoding.html#_assert_all_there',
+                                                                                                  'frames_matter/video/decoding.py'),
                                               'frames_matter.video.decoding._damaged': ( 'video/decoding.html#_damaged',
                                                                                          'frames_matter/video/decoding.py'),
                                               'frames_matter.video.decoding._decoded': ( 'video/decoding.html#_decoded',

@@ -241,6 +241,28 @@ def test_a_film_that_breaks_off_gives_its_own_frames_or_a_sentence(name, part, a
     assert got == sorted(got) and set(got) <= set(whole) and got[:-3] == whole[: max(0, len(got) - 3)]
 
 
+@pytest.mark.parametrize("part", [0.5, 0.6, 0.999])
+def test_an_mp4_that_breaks_off_is_told_wherever_its_index_stands(part, tmp_path):
+    "With the index in front it can be opened, and would pass for a shorter film."
+    whole = tmp_path / "whole.mp4"
+    film = ffmpeg.input("testsrc2=s=160x64:r=30:d=5", f="lavfi")
+    film = film.output(str(whole), vcodec="libx264", pix_fmt="yuv420p", movflags="+faststart")
+    film.global_args("-v", "error").run(cmd=find_ffmpeg())
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(whole.read_bytes()[: int(part * whole.stat().st_size)])
+    for read in (read_clip, read_frames, clip_facts, check_decodes):
+        with pytest.raises(UserError, match="breaks off"):
+            read(broken)
+    with pytest.raises(Unfit, match="damaged"):
+        cut_clip(broken, tmp_path / "clip.mp4", 0, 1)
+
+
+def test_what_is_no_path_is_told():
+    for path in (["clip.mp4"], 3, None):
+        with pytest.raises(UserError, match="named by its path"):
+            read_clip(path)
+
+
 # --- readers ---
 
 

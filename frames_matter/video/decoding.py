@@ -40,8 +40,10 @@ def open_video(path: str | Path) -> "Iterator[tuple[av.container.InputContainer,
     """
     import av  # a moment to load, and a report reads no video
 
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"A video is named by its path, not by {type(path).__name__}.")
     if not os.path.isfile(path):
-        raise UserError(f"No video at {path}.")
+        raise UserError(f"No video at {path}; look how it is spelt and from which folder on.")
     try:
         container = av.open(f"file:{path}", options=only_files(), metadata_errors="replace")
     except (av.error.FFmpegError, ValueError, OSError) as e:
@@ -182,7 +184,7 @@ def timeline_of(path: str | Path, count: bool = False) -> Timeline:
     Raises
     ------
     UserError
-        If it cannot be opened, holds no frames, or has to be decoded to count and is damaged.
+        If it cannot be opened, holds no frames, breaks off, or has to be decoded to count and is damaged.
     """
     import av
 
@@ -193,6 +195,7 @@ def timeline_of(path: str | Path, count: bool = False) -> Timeline:
                 packets = [_told(packet) for packet in container.demux(stream) if packet.size and not packet.is_discard]
         except av.error.FFmpegError as e:
             raise _damaged(path) from e
+        _assert_all_there(container, stream, path)
         about, rate = _about(container, stream), stream.average_rate or stream.guessed_rate or Fraction(25)
     if _tell_when_shown(packets):
         shown, is_counted = [(time, duration) for time, duration, _ in packets], False
@@ -217,6 +220,13 @@ def _about(container, stream):
         begin = ticks * stream.time_base
     is_indexed = container.format.name.split(",")[0] in INDEXED
     return dict(tick=stream.time_base, begin=begin, stream=stream.index, is_indexed=is_indexed)
+
+
+def _assert_all_there(container, stream, path):
+    "A `UserError` if an MP4's index names frames behind the file's end: it breaks off, and would be read as shorter."
+    is_mp4 = container.format.name.startswith("mov")  # the others' lists have no sizes
+    if is_mp4 and max((entry.pos + entry.size for entry in stream.index_entries), default=0) > os.path.getsize(path):
+        raise UserError(f"{path} breaks off before its end; fetch it again or leave it out.")
 
 
 def _told(packet):
