@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .base.errors import UserError, choose, shown
+from .base.errors import UserError, choose, quoted, shown
 from .base.ffmpeg import find_ffmpeg
 from .base.files import os_error, project_root
 from .base.json_input import parse_json
 from frames_matter.base.profiles import (
+    FIELDS,
     Profile,
     assert_own_results,
     get_profile,
@@ -120,16 +121,17 @@ def parse_overrides(pairs: Iterable[str] | None, **named: Any) -> dict[str, Any]
     Raises
     ------
     UserError
-        If there is no = in one of them.
+        If there is no = in one of them, or no such field.
     """
     found = {}
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"Override {shown(repr(pair), 80)} is not of the form FIELD=VALUE, as in -o n_clips=20.")
         name = name.strip()
+        if not name or not equals:
+            raise UserError(f"Override {quoted(pair)} is not of the form FIELD=VALUE, as in -o n_clips=20.")
+        choose(name, FIELDS, "profile field")
         if name in found:
-            raise UserError(f"Override {shown(name, 80)} is given twice; give it once.")
+            raise UserError(f"Override {name} is given twice; give it once.")
         try:
             found[name] = parse_json(value)
         except UserError:

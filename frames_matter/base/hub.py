@@ -7,7 +7,6 @@ __all__ = ['COMMIT', 'parse_hub', 'hub_page', 'hub_file', 'path_here', 'commit_o
 
 # %% ../../nbs/base/hub.ipynb #09667148
 import contextlib
-import errno
 import os
 import re
 from collections.abc import Iterator
@@ -96,10 +95,8 @@ def _sentence(error: Exception, what: str, repo_id: str, repo_type: str) -> str:
         return sentence
     if status:
         return f"The hub answered {status} for {what}; try again later."
-    if getattr(error, "errno", None) == errno.ENOSPC:
-        return f"No space left for {what} in {constants.HF_HUB_CACHE}; free some, or set HF_HOME to another disk."
     if isinstance(error, OSError) and (told := os_error(error, constants.HF_HUB_CACHE)):
-        return str(told)
+        return f"{str(told).rstrip('.')}, as for {what}; HF_HOME says where the hub's cache is."
     reason = shown((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
     reason = text_without_secrets(reason)
     return f"{what} could not be fetched whole ({reason}); check the network and run the command again."

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['TEMPERATURE', 'HARD_NEGATIVE_WEIGHT', 'MAX_BYTES', 'NAME', 'RESULTS', 'REVISION', 'LINE', 'Line', 'Seed', 'Seconds',
-           'Epochs', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile', 'registered',
+           'Epochs', 'FIELDS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile', 'registered',
            'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir', 'assert_own_results',
            'draft', 'register', 'registered_unless_refused']
 
 # %% ../../nbs/base/profiles.ipynb #6553260c
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -22,7 +23,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get
 from msgspec import Meta
 
 from .addresses import is_secret
-from .errors import UserError, choose, shown
+from .errors import UserError, choose, quoted, shown
 from .files import atomic_write, project_root
 from .json_input import in_schema, read_json
 from .registry import resolve
@@ -135,8 +136,8 @@ class TrainingFields:
     image_size: Annotated[int, Meta(ge=8, le=2048)] = 64
     k: Annotated[int, Meta(ge=1, le=1024)] = 8
     preprocessing: Line = "demo"
-    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 4
-    learning_rate: Annotated[float, Meta(ge=0, le=100)] = 1e-4
+    batch_size: Annotated[int, Meta(ge=2, le=65_536)] = 4  # of one pair there is nothing to tell apart
+    learning_rate: Annotated[float, Meta(ge=1e-7, le=100)] = 1e-4  # with less, no weight of 1 moves in float32
     weight_decay: Annotated[float, Meta(ge=0, le=100)] = 0.02
     temperature: Annotated[float, Meta(ge=1e-4, le=100)] = TEMPERATURE
     hard_negative_weight: Annotated[float, Meta(ge=0, le=1000)] = HARD_NEGATIVE_WEIGHT
@@ -207,6 +208,9 @@ class Profile(MachineFields, TrainingFields, ClipFields):  # a dataclass takes t
     `get_profile`, which checks what it is given; a profile cannot be changed.
     """
 
+
+FIELDS = tuple(f.name for f in dataclasses.fields(Profile) if f.name != "name")  # that can be replaced
+
 # %% ../../nbs/base/profiles.ipynb #c23b13c8
 _SHIPPED = (
     Profile("smoke", n_clips=10, n_pool=8, epochs_first=1, epochs_second=1, seeds=(0,)),
@@ -241,20 +245,30 @@ def _as_type(field: str, value: Any, present: Any) -> Any:
         return float(value) if abs(value) < 10**300 else math.inf
     if type(value) is type(present):
         return value
-    advice = "; write it as in -o seeds=[0,1]" if isinstance(present, tuple) else ""
-    given = shown(repr(value), 80)
-    raise UserError(f"Profile field {field!r} must be {type(present).__name__}, not {given}{advice}.")
+    kind, advice = _KINDS[type(present)], ""
+    if isinstance(present, tuple):
+        advice = f"; write it as in -o {field}={json.dumps(present, separators=(',', ':'))}"
+    raise UserError(f"Profile field {field!r} must be {kind}, not {quoted(value)}{advice}.")
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list"}
 
 
 def _within_limits(field: str, value: Any) -> Any:
     "`value`, unless it is outside the limits that stand beside the field."
-    limits = get_type_hints(Profile, include_extras=True)[field]
+    limits = _limits()[field]
     if get_origin(limits) is Literal:
         return value  # told by name
     try:
         return in_schema(value, limits)
     except ValueError as e:
-        raise UserError(f"Profile field {field!r} cannot be {shown(repr(value), 80)}: {_in_words(str(e))}.") from e
+        raise UserError(f"Profile field {field!r} cannot be {quoted(value)}: {_in_words(str(e))}.") from e
+
+
+@functools.cache
+def _limits() -> dict[str, Any]:
+    "The limits that stand beside each field."
+    return get_type_hints(Profile, include_extras=True)
 
 
 def _in_words(reason: str) -> str:
@@ -267,30 +281,24 @@ def _in_words(reason: str) -> str:
 def _consistent(profile: Profile) -> Profile:
     "The profile, unless it asks for a computation that does not exist."
     for field, kind in get_type_hints(Profile).items():
-        if get_origin(kind) is Literal:
-            if field != "source":
-                choose(getattr(profile, field), get_args(kind), field)
-            elif profile.source not in get_args(kind):
-                resolve("frames_matter.data.sources:SOURCES")[profile.source]  # one's own registers itself there
+        if get_origin(kind) is Literal and field != "source":  # of which there may be some of one's own
+            choose(getattr(profile, field), get_args(kind), field)
+    resolve("frames_matter.data.sources:SOURCES")[profile.source].assert_possible(profile)
     if profile.preprocessing != "demo":
         choose(profile.preprocessing, resolve("frames_matter.model.preprocessing:PRESETS"), "preprocessing")
     choose(profile.rule, resolve("frames_matter.data.candidates:RULES"), "rule")
     for protocol in profile.protocols:
         choose(protocol, resolve("frames_matter.model.protocols:PROTOCOLS"), "protocol")
-    _assert_address(profile.url_template)
+    _assert_places(profile)
     if profile.min_seconds > profile.max_seconds:
         raise UserError(
             f"No clip is at least {profile.min_seconds:g} and at most {profile.max_seconds:g} seconds long; "
             "min_seconds must not be above max_seconds."
         )
-    if len(set(profile.seeds)) < len(profile.seeds) or len(set(profile.protocols)) < len(profile.protocols):
-        raise UserError("A seed or a protocol is named twice, and one run each is made; name it once.")
-    most = resolve("frames_matter.data.sources:SOURCES")[profile.source].most_clips
-    if profile.n_clips + profile.n_pool > most:
-        raise UserError(
-            f"{profile.n_clips + profile.n_pool} clips are more than a build can end with in days; "
-            f"n_clips and n_pool together must not be above {most}."
-        )
+    for field in ("seeds", "protocols"):
+        values = getattr(profile, field)
+        if len(set(values)) < len(values):
+            raise UserError(f"One of {field} is named twice, and one run each is made; name it once.")
     if profile.precision == "bf16" and profile.device != "cuda":
         raise UserError("Precision 'bf16' is for device 'cuda'; on a CPU compute in float32: -o precision=fp32.")
     if not 1 <= profile.processes <= profile.batch_size:
@@ -301,25 +309,31 @@ def _consistent(profile: Profile) -> Profile:
     return profile
 
 
-def _assert_address(template: str) -> None:
-    "A `UserError` where a template of addresses could not be used, or would carry a password into every record."
-    if not template:
-        return
-    if "{id}" not in template:
-        raise UserError(f"url_template {shown(repr(template), 80)} has no {{id}} to put a video's id in.")
-    if is_secret(template):
-        raise UserError(
-            "url_template holds a user name, a password or a signature, and a profile is written into every record; "
-            "give an address without it."
-        )
+_NANO_SIZE = 64  # pixels a side
+
+
+def _assert_places(profile: Profile) -> None:
+    "A `UserError` where a place is none, or would carry a password into every record."
+    if profile.weights == "nano" and profile.image_size != _NANO_SIZE:
+        raise UserError(f"image_size must be {_NANO_SIZE} for viclip-nano, which sees no other; or give other weights.")
+    if profile.url_template and "{id}" not in profile.url_template:
+        raise UserError(f"url_template {quoted(profile.url_template)} has no {{id}} to put a video's id in.")
+    for field in ("weights", "bpe"):
+        if (source := getattr(profile, field)).startswith("hub:"):
+            resolve("frames_matter.base.hub:parse_hub")(source)
+    for field in ("rows", "url_template", "weights", "bpe", "address"):
+        if is_secret(getattr(profile, field)):
+            raise UserError(
+                f"{field} holds a user name, a password or a signature, and a profile is written into every record; "
+                "give an address without it."
+            )
 
 
 def _replaced(profile: Profile, overrides: dict[str, Any]) -> Profile:
     "The profile with fields replaced, checked."
-    fields = [f.name for f in dataclasses.fields(Profile) if f.name != "name"]
     changed = {}
     for field, value in overrides.items():
-        choose(field, fields, "profile field")
+        choose(field, FIELDS, "profile field")
         changed[field] = _within_limits(field, _as_type(field, value, getattr(profile, field)))
     return _consistent(dataclasses.replace(profile, **changed))
 
@@ -357,7 +371,7 @@ def _registered(name: str) -> Profile:
         raise UserError(f"{path} is damaged: {str(e)[:200].rstrip('.')}; {advice}.") from e
 
 # %% ../../nbs/base/profiles.ipynb #a57587b4
-def get_profile(name: str = "mini", **overrides: Any) -> Profile:
+def get_profile(name: str = "mini", /, **overrides: Any) -> Profile:
     """The named profile with fields replaced.
 
     Parameters
@@ -524,6 +538,8 @@ def registered_unless_refused() -> Iterator[None]:
         for path in folder.glob("*/profile.json"):
             if path not in before:
                 path.unlink()
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()  # if nothing else is in it
             elif path.read_bytes() != before[path]:
                 atomic_write(path, before[path])
         raise

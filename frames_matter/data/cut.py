@@ -17,7 +17,7 @@ import ffmpeg
 
 from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg, keep_times, only_files, same_everywhere
-from ..base.files import atomic_path, disk_full, file_sha256
+from ..base.files import atomic_path, disk_error, file_sha256
 from .row_checks import Rejected
 from frames_matter.video.decoding import (
     Misjudged,
@@ -57,8 +57,8 @@ def why_not_cut(stderr: str, target: str | Path) -> UserError:
     target : str or Path
         The clip that was to be.
     """
-    if "No space left" in stderr:
-        return disk_full(Path(target).parent)
+    if told := disk_error(Path(target).parent, stderr):
+        return told
     if "Unknown encoder" in stderr:
         return UserError(
             f"The ffmpeg at {find_ffmpeg()} cannot write H.264 (it has no libx264); "

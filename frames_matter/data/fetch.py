@@ -7,7 +7,6 @@ these apart, waits where waiting helps, and takes nothing half-written for whole
 __all__ = ['Fetched', 'fetch_source']
 
 # %% ../../nbs/data/fetch.ipynb #26190ac4
-import errno
 import itertools
 import re
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..base.errors import UserError
-from ..base.files import disk_full, file_sha256
+from ..base.files import file_sha256, os_errors_told
 from .failures import Failed, check_container
 from .politeness import Hosts, Manners, Timing, backoff_waits, host_of, hosts_of
 from .sections import Section, fetch_section
@@ -102,7 +101,7 @@ def fetch_source(
     Failed
         If it cannot be had, with the kind of failure.
     UserError
-        If the disk is full, or the cookies' file is of no use.
+        If the disk is full, gone or closed to writing, or the cookies' file is of no use.
     """
     manners, timing = manners or Manners(), timing or Timing()
     if not re.match(r"https?://", address, re.I):
@@ -158,12 +157,9 @@ def _fetch_to(folder, name, wanted, hosts, timing):
     began = timing.now()
     shutil.rmtree(wanted.work, ignore_errors=True)
     try:
-        found, attempts = _ask_patiently(name, wanted, hosts, timing)
-        return _put_in_place(found, folder, name, attempts, timing.now() - began)
-    except OSError as e:
-        if e.errno == errno.ENOSPC:
-            raise disk_full(folder) from e
-        raise
+        with os_errors_told(folder):
+            found, attempts = _ask_patiently(name, wanted, hosts, timing)
+            return _put_in_place(found, folder, name, attempts, timing.now() - began)
     finally:
         shutil.rmtree(wanted.work, ignore_errors=True)
 

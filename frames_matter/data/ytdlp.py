@@ -11,7 +11,6 @@ __all__ = ['PAGES', 'KIND_BY_STATUS', 'WHEN', 'NOT_YET', 'KIND_BY_TEXT', 'NO_JS_
 
 # %% ../../nbs/data/ytdlp.ipynb #cec0010e
 import contextlib
-import errno
 import io
 import os
 import re
@@ -30,7 +29,7 @@ from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, UserNotLive, 
 
 from ..base.errors import UserError
 from ..base.ffmpeg import CONTAINERS, as_arguments, find_ffmpeg, only_files
-from ..base.files import disk_full
+from ..base.files import disk_error
 from ..base.profiles import MAX_BYTES
 from .addresses import PrivateAddress, watched
 from .failures import HEAD_BYTES, Failed, check_head
@@ -562,12 +561,12 @@ def failure_of(error: BaseException, seen: FetchLog, folder: str | Path) -> User
     Returns
     -------
     UserError
-        `Failed`, or, where the disk is full, what says so.
+        `Failed`, or, where the disk is at fault, what says so.
     """
     chain = error_chain(error)
     text = plain_text(error)
-    if any(getattr(e, "errno", None) == errno.ENOSPC for e in chain) or "No space left" in text:
-        return disk_full(folder)
+    if told := disk_error(folder, text, chain):
+        return told
     chain += [e for e in seen.failures[-1:] if str(e) in str(error)]  # yt-dlp's downloader passes on the text alone
     kind = "private" if seen.is_refused else kind_of_failure(chain, seen.warnings)
     answer = next((e.response for e in chain if hasattr(e, "response")), None)

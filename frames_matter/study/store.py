@@ -7,7 +7,9 @@ Imports no torch."""
 __all__ = ['runs_path', 'read_records', 'store_lock', 'store', 'finished']
 
 # %% ../../nbs/study/store.ipynb #cee1f7d7
+import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
@@ -31,19 +33,28 @@ class _Spec(_Needed, _Told):
     "Of a record: what tables and figures ask for, and what else its run was told."
 
 
-_TEXTS = ("evaluation_split", "kinds", "outcomes", "told")  # metrics that are text
-_NUMBERS = int | float | None | list[Any]
+_Number = int | float | None
+# Metrics that tables and figures read; what a procedure of one's own adds may be anything.
+_Metrics = TypedDict(
+    "_Metrics",
+    dict.fromkeys(("evaluation_split", "kinds", "outcomes", "told"), str)
+    | dict.fromkeys(("ranks_t2v", "ranks_v2t", "ndcg_each", "fold", "fold_losses", "videos"), list[_Number])
+    | dict.fromkeys(("wise_alphas", "wise_alignment_loss", "wise_ranks_t2v", "wise_t2v_r1"), list[_Number])
+    | {"pool_losses": list[_Number], "pool_ranks": list[list[_Number]]},
+    total=False,
+)
+_IS_NUMBER = re.compile(r"([tv]2[tv]|foil|alignment|cosine_gap|train|trainable)_\w+|rsum|n_\w+|test_reads")
 
 
 class _Whole(TypedDict):
     spec: _Spec
     spec_hash: str
-    metrics: dict[str, Any]
+    metrics: _Metrics
 
 
 class _Record(_Whole, total=False):
     run_by: str
-    curves: dict[str, list[float | None]] | None
+    curves: dict[str, list[_Number]] | None
     n_queries: int
     n_clips: int
     seconds: float
@@ -78,25 +89,24 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     with os_errors_told(path):
         *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    records = [_record(line) for line in lines]
-    if None in records:
-        raise UserError(
-            f"Line {records.index(None) + 1} of {path} is damaged; delete that line and run the command again."
-        )
-    if unfinished := _record(last):
-        records.append(unfinished)
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(_record(line))
+        except ValueError as e:
+            raise UserError(f"Line {number} of {path} is damaged; delete that line and run the command again.") from e
+    with contextlib.suppress(ValueError):
+        records.append(_record(last))
     return [record for record in records if record]
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    "The record of a line; an empty dict for an empty one, None for what is no record."
+def _record(line: bytes) -> dict[str, Any]:
+    "The record of a line; an empty dict for an empty one, a `ValueError` for what is no record."
     if not line.strip():
         return {}
-    try:
-        record = parse_json(line, _Record)
-        in_schema({name: v for name, v in record["metrics"].items() if name not in _TEXTS}, dict[str, _NUMBERS])
-    except ValueError:
-        return None
+    record = parse_json(line, _Record, "The record of this run", "change the procedure that makes it")
+    numbers = {name: value for name, value in record["metrics"].items() if _IS_NUMBER.fullmatch(name)}
+    in_schema(numbers, dict[str, _Number])
     return record
 
 # %% ../../nbs/study/store.ipynb #a30e0aa8
@@ -125,13 +135,19 @@ def store(profile: Profile, record: dict[str, Any]) -> None:
         Whose file it goes to.
     record : dict
         As `run` gives it: what JSON can hold.
+
+    Raises
+    ------
+    ValueError
+        If nobody could read the record again; then nothing is written.
     """
-    path = runs_path(profile)
+    path, record = runs_path(profile), finite(record)
+    _record(json.dumps(record).encode())
     with store_lock(profile, "runs"):
         for left in path.parent.glob(".*.partial.jsonl"):
             left.unlink()  # of a process that was killed while writing
         others = [r for r in read_records(path) if r["spec_hash"] != record["spec_hash"]]
-        records = sorted([*others, finite(record)], key=_order)
+        records = sorted([*others, record], key=_order)
         lines = [json.dumps(r, sort_keys=True, allow_nan=False) + "\n" for r in records]
         atomic_write(path, "".join(lines))
 

@@ -1,0 +1,135 @@
+"Whatever is given for whatever field of a profile is taken or refused in one sentence, at once; names are names."
+
+import dataclasses
+import json
+import math
+import time
+
+import pytest
+
+from frames_matter.base.errors import UserError
+from frames_matter.base.profiles import PROFILES, Profile, draft, get_profile, register
+from frames_matter.cli import parse_overrides, run_command
+
+FIELDS = [f.name for f in dataclasses.fields(Profile) if f.name != "name"]
+NUMBERS = ["-1", "0", "-0.0", "NaN", "Infinity", "-Infinity", "1e400", "1e308", "-5", "1e-300", "1000000000000000000"]
+LISTS = ["[]", "[0]", "[0,0]", "[-1]", "[1.5]", "[NaN]", "[true]", "[[1]]", "[null]", '["a"]', "[1000000000000000000]"]
+TEXTS = ["", " ", "abc", "../../evil", "/etc/passwd", "..", "a/b", "a" * 5000, "\x1b[31m", "\u202e", "\udcff"]
+PLACES = ["hub:", "hub:a/b", "hub:../../x/y", "hub:a/b/../../c", "https://u:p@h/{id}", "{id}", "{id!r}", "{0}", "~"]
+OTHERS = ["null", "true", "{}", '{"a":1}', "9" * 5000, "[" * 100_000, "1_000", "0x10", "٣", '"\\ud800"', "[0,1"]
+
+
+def assert_sentence(text):
+    "One that a person can read on a terminal."
+    assert "\n" not in text and text.isprintable() and len(text) < 700, text
+    assert text.endswith(".") and " object at " not in text and "0x7" not in text, text
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_any_value_is_taken_or_refused_in_a_sentence(field):
+    "Profiles that differ in source and device; what is taken can be written down as JSON."
+    for value in NUMBERS + LISTS + TEXTS + PLACES + OTHERS:
+        for name in ("smoke", "internvid"):
+            try:
+                profile = get_profile(name, **parse_overrides([f"{field}={value}"]))
+            except UserError as e:
+                assert_sentence(str(e))
+            else:
+                json.dumps(dataclasses.asdict(profile), allow_nan=False).encode()
+
+
+NEVER = [-1e9, math.nan, math.inf, 10**18, 10**5000, None, [], {}]  # of any field
+REFUSED = {  # of one field
+    "n_clips": [-1, 0, 2, True, 50.0, "50"],
+    "k": [0, 1.5],
+    "batch_size": [0],
+    "image_size": [0, 32, 224],
+    "workers": [0],
+    "temperature": [0.0],
+    "candidates": [-3, 0],
+    "seeds": [0, ["0"], [0, "1"], [0.5], [-1], [2**32], [0, 0], [True], "0", {"0": 1}, [[0]]],
+    "seed": [-1, 2**32, "42", 1.5],
+    "protocols": [["sound", "sound"], ["fair"], "sound", [0]],
+    "learning_rate": [-1e-4, 0, 1e-300, "1e-4", 10**400],
+    "min_seconds": [-1, 16],
+    "results": ["../../evil", "/tmp/evil", "..", ".", "a/b", "a\\b", "a\n", "\x1b[2J", "e" * 41, "é"],
+    "revision": ["../x", "-f", "a b", "a..b"],
+    "weights": ["hub:../../x/y", "hub:a/b/../c", "https://me:word@example.org/w.pt"],
+    "bpe": ["hub:a/b", "\udcff"],
+    "preprocessing": ["theirs", ""],
+    "rule": ["last"],
+    "url_template": ["https://example.org/", "https://me:word@example.org/{id}"],
+    "rows": ["https://example.org/a.jsonl?token=word", "a\0b"],
+    "address": ["ray://me:word@host:10001"],
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_no_run_could_use_is_refused_at_once(field):
+    for value in NEVER + REFUSED.get(field, []):
+        began = time.monotonic()
+        with pytest.raises(UserError) as e:
+            get_profile("smoke", **{field: value})
+        assert_sentence(str(e.value))
+        assert field in str(e.value) or field in ("protocols", "bpe", "weights"), str(e.value)
+        assert "word@" not in str(e.value) and "=word" not in str(e.value) and time.monotonic() - began < 30
+
+
+def test_limits_admit_what_is_used():
+    "Every profile that is shipped, and values at the ends."
+    for name in PROFILES:
+        assert get_profile(name, **{f: getattr(PROFILES[name], f) for f in FIELDS}) == PROFILES[name]
+    taken = dict(seeds=[0, 2**32 - 1], n_pool=0, epochs_first=0, min_score=-1, patience=0, results="mine", n_clips=3)
+    profile = get_profile("smoke", **taken)
+    assert profile.seeds == (0, 2**32 - 1) and profile.patience == 0.0
+
+
+def test_an_error_helps():
+    with pytest.raises(UserError, match=r"must be a list, not 0; write it as in -o seeds=\[0\]"):
+        get_profile("smoke", **parse_overrides(["seeds=0"]))
+    for pair, said in {"name=x": "Unknown profile field 'name'", "k": "FIELD=VALUE", "like=mini": "Unknown"}.items():
+        with pytest.raises(UserError, match=said):
+            parse_overrides([pair])
+    with pytest.raises(UserError, match="given twice"):
+        parse_overrides(["k=4", "k=5"])
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".", "..", "a\n", "x" * 41, "a b", "\x1b[31m", "/tmp/x", "é"])
+def test_a_profile_is_called_by_a_name(name, tmp_path, monkeypatch):
+    "Wherever it is given, and nothing is written."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path / "home"))
+    for make in (draft, register):
+        with pytest.raises(UserError, match="cannot be a profile's name"):
+            make(name)
+    with pytest.raises(UserError, match="Unknown profile"):
+        get_profile(name)
+    assert not any(tmp_path.rglob("*"))
+
+
+ESCAPES = [{"results": "../../evil"}, {"results": "/tmp/evil"}, {"name": "../../evil"}, {"source": 5}, {"k": None}]
+
+
+@pytest.mark.parametrize("fields", ESCAPES, ids=str)
+@pytest.mark.parametrize(
+    "command", ["report", "dataset build", "dataset verify", "reproduce", "dataset export --to out"]
+)
+def test_a_registered_profile_is_checked_where_it_is_read(fields, command, tmp_path, monkeypatch, capsys):
+    "A profile.json that came with somebody's folder: no command goes by it, nothing is written anywhere."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path / "a" / "home"))
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "a" / "home" / "data_manifest" / "theirs" / "profile.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"like": "smoke", "fields": fields}))
+    assert run_command([*command.split(), "--profile", "theirs"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert_sentence(said)
+    assert "profile.json is damaged" in said and "register theirs again" in said
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [record]
+
+
+@pytest.mark.parametrize("line", ["-o weights=none.pt", "-o bpe=none.txt.gz", "-o weights=.", "-o weights=/dev/null"])
+def test_lessons_do_not_begin_without_weights(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["reproduce", "--profile", "smoke", *line.split()]) == 2
+    assert "No file at" in capsys.readouterr().err and not any(tmp_path.iterdir())
