@@ -31,7 +31,6 @@ from .base.json_input import parse_json
 from frames_matter.base.profiles import (
     FIELDS,
     Profile,
-    assert_own_results,
     get_profile,
     manifest_dir,
     registered_unless_refused,
@@ -171,11 +170,11 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
         raise UserError(f"--profile {profile} and --data {data} name two profiles; give one of them.")
     overrides, name = parse_overrides(override), profile or data or "mini"
     chosen = get_profile(name, **overrides)
-    assert_own_results(chosen)
     from frames_matter.labs.registry import report as write_reports
     from frames_matter.labs.registry import run_laboratories
-    from frames_matter.study.lessons import run_lessons
+    from frames_matter.study.lessons import assert_ready, run_lessons
 
+    assert_ready(chosen)
     if full:
         if not source_of(chosen).has_truth:
             raise UserError(
@@ -409,6 +408,8 @@ def build(
     _say(f"{summary(rows)}\n{show_survivors(table_survivors(chosen)).to_string()}\nAs a figure: {figure}")
     if gone := [split for split in ("train", "alignment", "test") if split not in set(rows.split)]:
         _say(f"No clip is in {' and '.join(gone)}; the lessons need clips in all three.")
+    elif (rows.split == "train").sum() < 2:
+        _say("Only one clip is in train; the lessons need two or more there.")
     closing = source_of(chosen).closing(chosen, rows)
     if closing.text:
         _say(closing.text)

@@ -6,10 +6,13 @@ import math
 import time
 
 import pytest
+import torch
 
+import frames_matter as fm
 from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import PROFILES, Profile, draft, get_profile, register
 from frames_matter.cli import parse_overrides, run_command
+from frames_matter.study.runner import load_head
 
 FIELDS = [f.name for f in dataclasses.fields(Profile) if f.name != "name"]
 NUMBERS = ["-1", "0", "-0.0", "NaN", "Infinity", "-Infinity", "1e400", "1e308", "-5", "1e-300", "1000000000000000000"]
@@ -40,9 +43,9 @@ def test_any_value_is_taken_or_refused_in_a_sentence(field):
 
 NEVER = [-1e9, math.nan, math.inf, 10**18, 10**5000, None, [], {}]  # of any field
 REFUSED = {  # of one field
-    "n_clips": [-1, 0, 2, True, 50.0, "50"],
+    "n_clips": [-1, 0, 2, 3, True, 50.0, "50"],
     "k": [0, 1.5],
-    "batch_size": [0],
+    "batch_size": [0, 1],
     "image_size": [0, 32, 224],
     "workers": [0],
     "temperature": [0.0],
@@ -79,7 +82,7 @@ def test_limits_admit_what_is_used():
     "Every profile that is shipped, and values at the ends."
     for name in PROFILES:
         assert get_profile(name, **{f: getattr(PROFILES[name], f) for f in FIELDS}) == PROFILES[name]
-    taken = dict(seeds=[0, 2**32 - 1], n_pool=0, epochs_first=0, min_score=-1, patience=0, results="mine", n_clips=3)
+    taken = dict(seeds=[0, 2**32 - 1], n_pool=0, epochs_first=0, min_score=-1, patience=0, results="mine", n_clips=4)
     profile = get_profile("smoke", **taken)
     assert profile.seeds == (0, 2**32 - 1) and profile.patience == 0.0
 
@@ -90,6 +93,20 @@ def test_an_error_helps():
     for pair, said in {"name=x": "Unknown profile field 'name'", "k": "FIELD=VALUE", "like=mini": "Unknown"}.items():
         with pytest.raises(UserError, match=said):
             parse_overrides([pair])
+    said = {
+        "n_clip=3": r"Unknown profile field 'n_clip' \(did you mean n_clips\?\); valid: source, ",
+        "=5": "Override '=5' is not of the form FIELD=VALUE",
+        "k=x": "must be a whole number, not 'x'",
+        "protocols=banana": r'must be a list, not .banana.; write it as in -o protocols=\["published","sound"\]',
+        "source=Hub": r"\(did you mean hub\?\)",
+        "device=mps": "Unknown device 'mps'; valid: cpu, cuda",
+        "address=auto": "add --engine ray",
+    }
+    for pair, words in said.items():
+        with pytest.raises(UserError, match=words):
+            get_profile("smoke", **parse_overrides([pair]))
+    with pytest.raises(UserError, match=r"Unknown profile 'smok' \(did you mean smoke\?\); valid: smoke, mini"):
+        get_profile("smok")
     with pytest.raises(UserError, match="given twice"):
         parse_overrides(["k=4", "k=5"])
 
@@ -125,6 +142,23 @@ def test_a_registered_profile_is_checked_where_it_is_read(fields, command, tmp_p
     assert_sentence(said)
     assert "profile.json is damaged" in said and "register theirs again" in said
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [record]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told_at_once(tmp_path, monkeypatch, capsys):
+    "By the lessons, by the laboratories and by whatever loads a model; before a file is sought or written."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
+    for line in ("reproduce -p smoke -o device=cuda", "reproduce -p smoke -o device=cuda --full"):
+        assert run_command(line.split()) == 2
+        said = capsys.readouterr().err.strip()
+        assert_sentence(said)
+        assert "wants an NVIDIA GPU" in said and not any(tmp_path.iterdir())
+    for device in ("cuda", "cuda:7", "mps", "gpu", torch.device("cuda")):
+        for load in (fm.load, fm.load_viclip, lambda source, device: load_head(tmp_path, device)):
+            with pytest.raises(UserError, match="This machine has no device") as e:
+                load("hub:nobody/nothing/none.pt", device=device)
+            assert_sentence(str(e.value))
+    assert fm.load_viclip(device="cpu").temp.device.type == "cpu"
 
 
 @pytest.mark.parametrize("line", ["-o weights=none.pt", "-o bpe=none.txt.gz", "-o weights=.", "-o weights=/dev/null"])

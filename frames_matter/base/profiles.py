@@ -299,6 +299,8 @@ def _consistent(profile: Profile) -> Profile:
         values = getattr(profile, field)
         if len(set(values)) < len(values):
             raise UserError(f"One of {field} is named twice, and one run each is made; name it once.")
+    if profile.address and profile.engine != "ray":
+        raise UserError("address (or --ray-address) is a Ray cluster's, and nothing asks for one; add --engine ray.")
     if profile.precision == "bf16" and profile.device != "cuda":
         raise UserError("Precision 'bf16' is for device 'cuda'; on a CPU compute in float32: -o precision=fp32.")
     if not 1 <= profile.processes <= profile.batch_size:

@@ -9,6 +9,7 @@ __all__ = ['BUILD_VERSION', 'BUILD_FIELDS', 'MANIFEST_COLUMNS', 'MANIFEST_README
 # %% ../../nbs/data/build.ipynb #cc06c2f6
 import contextlib
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,14 @@ import pandas as pd
 from ..base.addresses import is_secret, without_secrets
 from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg
-from ..base.files import atomic_path, atomic_write, file_sha256, spec_hash
+from frames_matter.base.files import (
+    atomic_path,
+    atomic_write,
+    file_sha256,
+    link_folder,
+    put_folder_back,
+    spec_hash,
+)
 from ..base.profiles import Profile, data_dir, manifest_dir
 from .addresses import named_host
 from .dataset import split_by_source
@@ -362,7 +370,10 @@ def build_dataset(
 def _secrets_of(given):
     "What addresses hold that is not written down; nothing where rows bring none."
     addresses = () if given is None else given.address
-    return {without_secrets(address): address for address in addresses if address and is_secret(address)}
+    found = {without_secrets(address): address for address in addresses if address and is_secret(address)}
+    if found:
+        print(USE_OF_SECRETS.strip(), file=sys.stderr)
+    return found
 
 
 def _build(profile, source, given, tools, progress):
@@ -385,16 +396,22 @@ def _build(profile, source, given, tools, progress):
 @contextlib.contextmanager
 def _unchanged_if_refused(profile, ledger):
     "Where the block ends in a `UserError`, a finished build that stood here before stands here still."
-    folder = manifest_dir(profile)
-    before = {p: p.read_bytes() for name in ("candidates.csv", "selection.json") if (p := folder / name).is_file()}
+    world, kept = data_dir(profile) / "world", data_dir(profile) / "world.before"
+    written = [manifest_dir(profile) / name for name in ("candidates.csv", "selection.json")]
+    before = {path: path.read_bytes() for path in written if path.is_file()}
+    if ledger.fact("manifest") is not None or ledger.has_set_aside():
+        link_folder(world, kept)
     try:
         yield
     except UserError:
         if ledger.give_up():
-            for path, content in before.items():
-                atomic_write(path, content)
+            put_folder_back(kept, world)
+            for path in written:
+                atomic_write(path, before[path]) if path in before else path.unlink(missing_ok=True)
             _remove_unnamed_clips(profile, ledger)
         raise
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
 
 # %% ../../nbs/data/build.ipynb #62b150e2
 def _finished_or_given(profile, source, again):

@@ -27,7 +27,14 @@ from msgspec import Meta
 
 from ..base.addresses import text_without_secrets, without_secrets
 from ..base.errors import UserError, shown
-from ..base.files import disk_full, file_sha256, os_errors_told, spec_hash
+from frames_matter.base.files import (
+    disk_full,
+    file_sha256,
+    link_folder,
+    os_errors_told,
+    put_folder_back,
+    spec_hash,
+)
 from ..base.json_input import parse_json
 
 # %% ../../nbs/data/ledger.ipynb #81af9278
@@ -283,6 +290,15 @@ class LedgerBefore(LedgerFile):
                 db.execute(f"INSERT INTO {table} SELECT * FROM {table}_before")
                 db.execute(f"DROP TABLE {table}_before")
 
+    @property
+    def _clips_before(self):
+        return self.path.with_name("clips.before")
+
+    def _put_clips_back(self):
+        "The clips of the finished build that stands here, if those of another were made in their place."
+        if not self.has_set_aside():
+            put_folder_back(self._clips_before, self.path.with_name("clips"))
+
     def has_set_aside(self) -> bool:
         "Whether a finished build is set aside for one that is not finished."
         found = self.query("SELECT 1 FROM sqlite_master WHERE name = 'rows_before'")
@@ -293,10 +309,12 @@ class LedgerBefore(LedgerFile):
         with self.transaction() as db:
             found = self.has_set_aside()
             self._put_back_set_aside(db)
+        self._put_clips_back()
         return found
 
     def forget_set_aside(self) -> None:
         "Forget the finished build of before, as this one is finished."
+        shutil.rmtree(self._clips_before, ignore_errors=True)
         with self.transaction() as db:
             db.execute("DELETE FROM facts WHERE name = 'unfinished'")
             for table in _SET_ASIDE:
@@ -324,11 +342,14 @@ class LedgerStart(LedgerBefore):
         bool
             Whether there are no rows yet.
         """
+        if self.fact("identity") != identity:
+            self.give_up()  # a build that was killed
+        self._put_clips_back()
         with self.transaction() as db:
-            if self.fact("identity") != identity:
-                self._put_back_set_aside(db)  # of a build that was killed
             self._set_aside(db)
             if self.fact("identity") != identity:
+                if self.has_set_aside():
+                    link_folder(clips, self._clips_before)
                 db.execute("DELETE FROM rows")
                 db.execute("DELETE FROM facts WHERE name IN ('filled', 'manifest')")
                 db.execute("REPLACE INTO facts VALUES ('identity', ?)", (identity,))

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from ..base.errors import UserError
 from ..base.profiles import HARD_NEGATIVE_WEIGHT, TEMPERATURE
 from ..base.seeds import stable_seed
 from .catalogue import LOSSES
@@ -316,9 +317,13 @@ def fit(
 
     Raises
     ------
+    UserError
+        If there is one training pair alone.
     AssertionError
         If a trainable parameter never moved.
     """
+    if how.epochs and len(train.text) < 2:
+        raise UserError("The train split holds one clip alone, and a loss compares clips; build with more.")
     parameters = trainable_parameters(model, head, protocol)
     before = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}  # a GPU's memory is dear
     step, clock = data_parallel(Step(model, head, how, protocol)), clock or Clock(train.text.device)

@@ -26,6 +26,7 @@ from ..base.errors import UserError
 from ..base.files import atomic_path
 from ..base.hub import pinned, resolve_file
 from ..base.profiles import Profile
+from .compute import check_device
 from .viclip import ViCLIP, ViCLIPConfig, interpolate_positions
 
 # %% ../../nbs/model/weights.ipynb #45f79fec
@@ -342,9 +343,10 @@ def load_viclip(source: str | Path = "nano", device: str = "cpu", config: ViCLIP
     Raises
     ------
     UserError
-        If there is no such file, if it is damaged, holds code, NaN or sizes that its tensors have not, or does not fit;
-        the sentence says which.
+        If there is no such file, if it is damaged, holds code, NaN or sizes that its tensors have not, or does not fit,
+        or there is no such device; the sentence says which.
     """
+    check_device(device)
     path, tensors, own = _read(source)
     config = config or _config_of(path, tensors, own)
     tensors = _with_frames(tensors, config, path)

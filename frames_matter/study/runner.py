@@ -42,6 +42,7 @@ from ..base.seeds import seed_everything, stable_seed
 from ..data.manifest import load_manifest
 from ..model.catalogue import HEADS, LOSSES
 from frames_matter.model.compute import (
+    check_device,
     check_machine,
     deal_gpus,
     join_processes,
@@ -148,8 +149,9 @@ def load_head(folder: str | Path, device: str = "cpu") -> nn.Module | None:
     Raises
     ------
     UserError
-        If no whole model is kept there, or its head is damaged.
+        If no whole model is kept there, its head is damaged, or there is no such device.
     """
+    check_device(device)
     folder = Path(folder)
     if not (folder / "spec.json").is_file():
         raise UserError(f"No kept model in {folder}; make it with run(spec, keep_model=True).")
