@@ -7,9 +7,11 @@ import pytest
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
+from frames_matter.base.files import atomic_write
 from frames_matter.base.profiles import get_profile, manifest_dir, registered, registered_unless_refused
 from frames_matter.cli import run_command
 from frames_matter.data.build import build_dataset
+from frames_matter.data.ledger import Ledger
 from frames_matter.data.manifest import load_manifest, verify
 from frames_matter.world import films as world_films
 
@@ -119,6 +121,32 @@ def test_a_build_that_was_killed_gives_way_to_the_finished_one(place, monkeypatc
     clips = {name: content for name, content in before.items() if name.endswith(".mp4")}
     assert len(clips) == len(NAMES) and clips.items() <= content_of(place / "home").items()
     assert verify(get_profile("my")) == []
+
+
+def test_builds_that_were_killed_one_after_another_keep_their_own_clips(tmp_path):
+    "Where none is finished nothing is put back; where one is, it comes back whole."
+    clip = tmp_path / "clips" / "a.mp4"
+
+    def begin_and_be_killed(identity, content=None):
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            ledger.begin(identity, clip.parent)
+            found = clip.read_text() if clip.is_file() else ""
+            if content:
+                atomic_write(clip, content)
+            return found
+
+    assert begin_and_be_killed("one", "of one") == ""
+    begin_and_be_killed("two", "of two")
+    assert begin_and_be_killed("two") == "of two"
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.set_fact("manifest", "finished")
+        ledger.forget_set_aside()
+    assert begin_and_be_killed("three", "of three") == "of two"
+    assert begin_and_be_killed("three") == "of three"
+    assert begin_and_be_killed("four", "of four") == "of two"
+    assert begin_and_be_killed("two") == "of two"
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.fact("manifest") == "finished" and ledger.fact("identity") == "two"
 
 
 def test_an_accepted_build_replaces_the_finished_one(place):
