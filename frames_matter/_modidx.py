@@ -479,6 +479,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'frames_matter/data/fetch.py')},
             'frames_matter.data.fetch_and_cut': { 'frames_matter.data.fetch_and_cut.Job': ( 'data/fetch_and_cut.html#job',
                                                                                             'frames_matter/data/fetch_and_cut.py'),
+                                                  'frames_matter.data.fetch_and_cut._assert_disks_answer': ( 'data/fetch_and_cut.html#_assert_disks_answer',
+                                                                                                             'frames_matter/data/fetch_and_cut.py'),
                                                   'frames_matter.data.fetch_and_cut._discard': ( 'data/fetch_and_cut.html#_discard',
                                                                                                  'frames_matter/data/fetch_and_cut.py'),
                                                   'frames_matter.data.fetch_and_cut._facts_of': ( 'data/fetch_and_cut.html#_facts_of',

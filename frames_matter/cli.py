@@ -699,7 +699,7 @@ def run_command(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("Interrupted. What was finished is kept: run the command again to go on.", 130)
     except OSError as e:
-        if told := os_error(e):
+        if told := os_error(e, project_root()):
             return _fail(told)
         raise
 

@@ -264,8 +264,8 @@ def test_local_file(films, tmp_path):
 @pytest.mark.parametrize(
     "name, content, kind",
     [
-        ("gone.mp4", None, "gone"),
-        ("a\0b", None, "gone"),
+        ("gone.mp4", None, "absent"),
+        ("a\0b", None, "absent"),
         ("empty.mp4", b"", "empty"),
         ("page.mp4", b"<html>", "not_video"),
         ("pipe", None, "other"),

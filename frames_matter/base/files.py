@@ -89,7 +89,8 @@ def os_error(error: OSError, path: str | Path = "") -> UserError | None:
     UserError or None
         None where the error is none of a disk's or a path's.
     """
-    sentence = _WHAT_TO_DO.get(error.errno or 0)
+    said = (number for number in _WHAT_TO_DO if os.strerror(number) in str(error))  # by a library that gives no number
+    sentence = _WHAT_TO_DO.get(error.errno or next(said, 0))
     place = error.filename if isinstance(error.filename, str) else path
     return UserError(sentence.format(path=shown(place or "a file"))) if sentence else None
 
@@ -186,6 +187,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield partial
             os.chmod(partial, _rights_of_new_files(path))
             os.replace(partial, path)
+        except (OSError, UserError):
+            raise
+        except Exception as e:  # libraries that write have errors of their own for what a disk refuses
+            if told := disk_error(path.parent, str(e)):
+                raise told from e
+            raise
         finally:
             with contextlib.suppress(OSError):  # a disk that has failed fails here too, and the first error is told
                 partial.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from ..base.errors import UserError, choose
+from ..base.files import os_errors_told
 from ..base.profiles import Profile
 from .manifest import load_manifest, manifest_hash
 from .row_table import import_polars
@@ -206,15 +207,12 @@ def _replace_folder(folder, fill):
     old = folder.with_name(f".{folder.name}.old.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
     try:
-        partial.mkdir(parents=True)
-        fill(partial)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-    except OSError as e:
-        raise UserError(
-            f"{folder} cannot be written ({e.strerror}); free space there or give another folder, and export again."
-        ) from e
+        with os_errors_told(folder):
+            partial.mkdir(parents=True)
+            fill(partial)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
     finally:
         for left in (partial, old):
             shutil.rmtree(left, ignore_errors=True)

@@ -68,6 +68,7 @@ FAILURE_KINDS: dict[str, FailureKind] = {
     "not_yet": FailureKind(False, later=True),  # a premiere to come, a broadcast that has no end yet
     "private": FailureKind(False, later=True),  # an address in a private network: another run may be allowed to ask
     "too_large": FailureKind(False, later=True),
+    "absent": FailureKind(False, later=True),  # a file of this machine, whose disk may come again
     "not_video": FailureKind(False),  # a page, JSON, a playlist, sound alone
     "empty": FailureKind(False),
     "damaged": FailureKind(False),  # shorter than its own index says; what only decoding can find is found by cutting

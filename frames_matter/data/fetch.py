@@ -105,7 +105,8 @@ def fetch_source(
     """
     manners, timing = manners or Manners(), timing or Timing()
     if not re.match(r"https?://", address, re.I):
-        return _use_in_place(Path(address), timing)
+        with os_errors_told(address):
+            return _use_in_place(Path(address), timing)
     _check_request(name, address)
     folder = Path(folder)
     wanted = _Wanted(address, spans, folder / f".{name}.partial", manners, height, sections, audio, private_hosts)
@@ -143,8 +144,8 @@ def _use_in_place(path, timing):
     began = timing.now()
     try:
         is_regular = stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError) as e:
-        raise Failed("not fetched: there is no such file", "gone") from e
+    except (OSError, ValueError) as e:  # it was there when the rows were read
+        raise Failed("not fetched: the file is not there any more", "absent") from e
     if not is_regular:
         raise Failed("not fetched: it is not a regular file")
     check_container(path)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.files import file_sha256
+from ..base.files import disk_error, file_sha256, os_errors_told
 from .cut import Unfit, check_clip, cut_clip
 from .failures import Failed
 from .fetch import Fetched, fetch_source
@@ -116,6 +116,14 @@ def _facts_of(job, had):
     )
 
 # %% ../../nbs/data/fetch_and_cut.ipynb #9626c113
+def _assert_disks_answer(had, target):
+    "A `UserError` where a disk is to blame for a clip that was not made, and no row."
+    if told := disk_error(target.parent):
+        raise told
+    with os_errors_told(had.path if had else target):
+        (had.path if had else target).open("rb").close()
+
+
 def _make_clip(row, had, job, cut):
     "Cut one row's clip, unless only its check is missing, and check it."
     target = Path(job.folder) / "clips" / f"{row['clip_id']}.mp4"
@@ -126,5 +134,6 @@ def _make_clip(row, had, job, cut):
             yield dict(rows=[position], state="cut", sha256=file_sha256(target), bytes=target.stat().st_size)
         yield dict(rows=[position], state="checked", **check_clip(target))
     except Unfit as e:
+        _assert_disks_answer(had, target)
         target.unlink(missing_ok=True)
         yield dict(rows=[position], state="rejected", kind=e.kind, reason=str(e), passing=False)

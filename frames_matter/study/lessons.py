@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import UserError
-from ..base.files import project_root
+from ..base.files import os_errors_told, project_root
 from ..base.hub import resolve_file
 from ..base.profiles import Profile, assert_own_results, get_profile, results_dir
 
@@ -121,14 +121,15 @@ def run_lesson(
     """
     notebook, folder = Path(notebook), Path(folder)
     check_parameters(notebook, parameters)
-    folder.mkdir(parents=True, exist_ok=True)
     target, failed, partial = (folder / f"{notebook.stem}{s}.ipynb" for s in ("", ".failed", ".partial"))
-    for old in (target, failed):
-        old.unlink(missing_ok=True)
-    if error := _execute(notebook, partial, parameters, tell):
-        partial.replace(failed)
+    with os_errors_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in (target, failed):
+            old.unlink(missing_ok=True)
+        error = _execute(notebook, partial, parameters, tell)
+        partial.replace(failed if error else target)
+    if error:
         raise UserError(f"Lesson {notebook.stem} failed with {error} (the notebook up to there: {failed})")
-    partial.replace(target)
     return target
 
 # %% ../../nbs/study/lessons.ipynb #eed0e03c

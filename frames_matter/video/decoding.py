@@ -21,6 +21,7 @@ import numpy as np
 
 from ..base.errors import UserError
 from ..base.ffmpeg import only_files
+from ..base.files import os_errors_told
 
 if TYPE_CHECKING:
     import av
@@ -44,6 +45,8 @@ def open_video(path: str | Path) -> "Iterator[tuple[av.container.InputContainer,
         raise UserError(f"A video is named by its path, not by {type(path).__name__}.")
     if not os.path.isfile(path):
         raise UserError(f"No video at {path}; look how it is spelt and from which folder on.")
+    with os_errors_told(path), open(path, "rb"):  # what the system refuses is no fault of the video's
+        pass
     try:
         container = av.open(f"file:{path}", options=only_files(), metadata_errors="replace")
     except (av.error.FFmpegError, ValueError, OSError) as e:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg, same_everywhere
-from ..base.files import atomic_path, atomic_write
+from ..base.files import atomic_path, atomic_write, disk_error
 from ..base.json_input import read_json
 from ..base.processes import process_map
 from ..base.profiles import Profile, data_dir
@@ -119,7 +119,7 @@ def encode_video(video: Video, path: str | Path) -> None:
     Raises
     ------
     UserError
-        If ffmpeg fails, with the last line that it said.
+        If the disk is at fault, or ffmpeg fails, with the last line that it said.
     """
     with atomic_path(path) as tmp:
         command = [*_encoder_command(video.fps), str(tmp)]
@@ -131,7 +131,8 @@ def encode_video(video: Video, path: str | Path) -> None:
                 ffmpeg.stdin.close()
             error = ffmpeg.stderr.read().decode(errors="replace").strip()
         if ffmpeg.returncode:
-            raise UserError(f"ffmpeg could not encode {path}: {error.splitlines()[-1] if error else 'no message'}.")
+            said = error.splitlines()[-1] if error else "no message"
+            raise disk_error(tmp.parent, error) or UserError(f"ffmpeg could not encode {path}: {said}.")
 
 # %% ../../nbs/world/films.ipynb #8acb4dcd
 def format_timestamp(seconds: float, odd: bool = False) -> str:
