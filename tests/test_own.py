@@ -555,7 +555,7 @@ def test_registering(home, mine):
     assert (
         register_own(mine / "my.csv", like="smoke").n_clips == 4
         and get_profile("my").k == 8
-        and register_own(mine / "my.csv", like="smoke", n_clips=3).n_clips == 3
+        and register_own(mine / "my.csv", like="smoke", n_clips=4, k=2).k == 2
     )
     for n in NAMES:
         (mine / "films" / f"{n}.txt").write_text(n)
