@@ -97,7 +97,9 @@ def test_unknown_profile(call, command):
 
 
 @pytest.mark.parametrize("command", ["reproduce", "dataset build"])
-@pytest.mark.parametrize("override, said", [("epoch=3", "epochs_first"), ("k=[]", "must be a whole number"), ("k", "FIELD=VALUE")])
+@pytest.mark.parametrize(
+    "override, said", [("epoch=3", "epochs_first"), ("k=[]", "a whole number"), ("k", "FIELD=VALUE")]
+)
 def test_bad_override(call, command, override, said):
     assert_one_line(call(f"{command} -o {override}"), said)
 

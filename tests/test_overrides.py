@@ -43,6 +43,19 @@ def test_any_value_is_taken_or_refused_in_a_sentence(field):
 
 NEVER = [-1e9, math.nan, math.inf, 10**18, 10**5000, None, [], {}]  # of any field
 REFUSED = {  # of one field
+    "n_pool": [-1],
+    "max_seconds": [-1, 0],
+    "weight_decay": [-1],
+    "hard_negative_weight": [-1],
+    "epochs_first": [-1, 1.5],
+    "epochs_second": [-1],
+    "processes": [0, -1],
+    "patience": [-1],
+    "per_host": [0, -1],
+    "per_second": [-1],
+    "min_score": [-math.inf],
+    "engine": ["steam", 1],
+    "device": ["tpu"],
     "n_clips": [-1, 0, 2, 3, True, 50.0, "50"],
     "k": [0, 1.5],
     "batch_size": [0, 1],

@@ -13,6 +13,7 @@ from frames_matter.cli import run_command
 from frames_matter.data.build import build_dataset
 from frames_matter.data.ledger import Ledger
 from frames_matter.data.manifest import load_manifest, verify
+from frames_matter.data.sources import OwnClips
 from frames_matter.world import films as world_films
 
 NAMES = ["dog", "boat", "rain", "snow", "wind", "hail"]
@@ -156,6 +157,25 @@ def test_an_accepted_build_replaces_the_finished_one(place):
     clips = place / "home" / "data" / "my"
     assert len(list((clips / "clips").glob("*.mp4"))) == 4
     assert not list(clips.glob("*.before"))
+
+
+def test_a_film_whose_disk_comes_again_is_had_then(place, monkeypatch):
+    "It was there when the rows were read, and not when its turn came: no verdict for good."
+    film, away = place / "films" / "hail.mp4", place / "hail.mp4"
+    read = OwnClips.given_rows
+
+    def read_and_take_away(source, profile):
+        rows = read(source, profile)
+        film.rename(away)
+        return rows
+
+    profile = get_profile("my", n_clips=60, audio=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnClips, "given_rows", read_and_take_away)
+        rows = build_dataset(profile, progress=False)
+    assert (rows.status == "kept").sum() == 5 and "not there any more" in rows.reason[rows.status == "rejected"].item()
+    away.rename(film)
+    assert (build_dataset(profile, progress=False, again=True).status == "kept").all()
 
 
 def test_what_was_being_registered_is_forgotten(place, capsys):
