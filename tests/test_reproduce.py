@@ -51,6 +51,18 @@ def test_lessons_run_in_order_in_their_folder_with_the_parameters(home, capsys):
     assert os.environ["FRAMES_MATTER_HOME"] == str(home)
 
 
+def test_files_are_named_from_the_folder_of_the_command(home, monkeypatch):
+    "A lesson runs in its own."
+    (home / "nbs").mkdir()
+    (home / "w.pth").write_text("weights")
+    monkeypatch.chdir(home)
+    lesson = notebook(home / "nbs" / "01_x.ipynb", "open('log', 'w').write(overrides['weights'])")
+    run_lessons("smoke", {"weights": "w.pth", "image_size": 32}, notebooks=[lesson])
+    assert (home / "nbs" / "log").read_text() == str(home / "w.pth")
+    with pytest.raises(UserError, match="No file at none.pth"):
+        run_lessons("smoke", {"weights": "none.pth"}, notebooks=[lesson])
+
+
 def test_first_failing_lesson_stops_the_run_in_one_line(home):
     lessons = [
         notebook(home / "01_a.ipynb"),

@@ -96,7 +96,7 @@ def _sentence(error: Exception, what: str, repo_id: str, repo_type: str) -> str:
     if status:
         return f"The hub answered {status} for {what}; try again later."
     if isinstance(error, OSError) and (told := os_error(error, constants.HF_HUB_CACHE)):
-        return f"{str(told).rstrip('.')}, as for {what}; HF_HOME says where the hub's cache is."
+        return f"{str(told).rstrip('.')} ({what}; HF_HOME says where the hub's cache is)."
     reason = shown((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
     reason = text_without_secrets(reason)
     return f"{what} could not be fetched whole ({reason}); check the network and run the command again."
