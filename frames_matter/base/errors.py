@@ -49,7 +49,9 @@ def is_whole_number(value: Any, least: int, most: float = math.inf) -> bool:
 def _meant(name, valid):
     "The name that is most like one that is none, in words; nothing where none is."
     alike = {str(one).lower(): one for one in valid}
-    found = difflib.get_close_matches(str(name).lower(), alike, n=1) if isinstance(name, str) else []
+    asked = name.lower() if isinstance(name, str) else ""
+    found = [one for one in alike if len(asked) > 2 and one.startswith(asked)]
+    found += difflib.get_close_matches(asked, alike, n=1)
     return f" (did you mean {alike[found[0]]}?)" if found else ""
 
 

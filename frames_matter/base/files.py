@@ -91,7 +91,8 @@ def os_error(error: OSError, path: str | Path = "") -> UserError | None:
     """
     said = (number for number in _WHAT_TO_DO if os.strerror(number) in str(error))  # by a library that gives no number
     sentence = _WHAT_TO_DO.get(error.errno or next(said, 0))
-    place = error.filename if isinstance(error.filename, str) else path
+    named = error.filename if isinstance(error.filename, str) else ""
+    place = path if ".partial" in named and path else named or path  # what is half written has no name of its own
     return UserError(sentence.format(path=shown(place or "a file"))) if sentence else None
 
 
