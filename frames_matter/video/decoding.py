@@ -217,7 +217,7 @@ def timeline_of(path: str | Path, count: bool = False) -> Timeline:
     if not told:
         raise UserError(f"{path} holds no frames; fetch it again or leave it out.")
     timeline = Timeline(**_in_order(told, about["tick"], about["begin"], rate), is_counted=is_counted, **about)
-    if _is_early(timeline.end * timeline.tick, promised) and _is_early(_end_of_all(path), promised):
+    if _is_early(timeline, timeline.end * timeline.tick, promised) and _is_early(timeline, _end_of_all(path), promised):
         raise _broken_off(path)
     return timeline
 
@@ -310,9 +310,12 @@ def _promised_end(container, stream):
     return Fraction(container.duration or 0, 1_000_000) if kind in HEADS_SAY_HOW_LONG else Fraction(0)
 
 
-def _is_early(end, promised):
-    "Whether an end is not the one that was promised."
-    return promised - end > min(EARLY_SECONDS, EARLY_PART * promised)
+def _is_early(timeline, end, promised):
+    "Whether an end is not the one that was promised, even if the last frame is shown as long as any other."
+    if len(timeline) == 1:
+        return False
+    longest = int(np.diff(timeline.ticks).max()) * timeline.tick
+    return promised - end > max(longest, min(EARLY_SECONDS, EARLY_PART * promised))
 
 
 def _end_of_all(path):
