@@ -241,7 +241,7 @@ def _as_type(field: str, value: Any, present: Any) -> Any:
         return float(value) if abs(value) < 10**300 else math.inf
     if type(value) is type(present):
         return value
-    advice = "; write it as in -o seeds=[0,1]" if isinstance(present, tuple) else ""
+    advice = "; write it as in -o 'seeds=[0,1]'" if isinstance(present, tuple) else ""
     given = shown(repr(value), 80)
     raise UserError(f"Profile field {field!r} must be {type(present).__name__}, not {given}{advice}.")
 

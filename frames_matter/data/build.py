@@ -21,6 +21,7 @@ from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg
 from ..base.files import atomic_path, atomic_write, file_sha256, spec_hash
 from ..base.profiles import Profile, data_dir, manifest_dir
+from ..base.text import reason_and_place
 from .addresses import named_host
 from .dataset import split_by_source
 from .engine import engine_ready, run_jobs
@@ -214,7 +215,7 @@ def _assert_enough(build, kept):
 def _commonest_reasons(tally):
     reasons = Counter()
     for (_, _, reason), n in tally.items():
-        reasons[reason] += n * bool(reason)
+        reasons[reason_and_place(reason or "")[0]] += n * bool(reason)
     return ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3) if n)
 
 

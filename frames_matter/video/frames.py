@@ -215,6 +215,9 @@ def read_clip(
 ) -> np.ndarray:
     """Decode the frames that a strategy takes of a clip: of those that a player would show, by their timestamps.
 
+    Strategies count frames, not seconds: of a film whose frames come at a varying rate, "uniform" takes more where
+    there are more. `frames_matter.video.decoding.timeline_of` has the times, for `read_frames` by a rule of your own.
+
     Parameters
     ----------
     path : str or Path
