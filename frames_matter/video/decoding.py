@@ -95,7 +95,7 @@ def shown_frames(path: str | Path, spared: Container[int] = ()) -> "Iterator[av.
     import av
 
     with open_video(path) as (container, stream):
-        has_begun = False
+        has_begun, packet = False, None
         try:
             for packet in container.demux(stream):
                 has_begun = has_begun or packet.is_keyframe
@@ -103,6 +103,8 @@ def shown_frames(path: str | Path, spared: Container[int] = ()) -> "Iterator[av.
                     stream.codec_context.skip_frame = "NONREF" if packet.pts in spared else "DEFAULT"
                 yield from _decoded(packet, has_begun)
         except av.error.FFmpegError as e:
+            if packet is not None and packet.has_sidedata("encryption_info"):
+                raise UserError(f"{path} is encrypted; leave it out, or take it from where it is not.") from e
             raise _damaged(path) from e
 
 
