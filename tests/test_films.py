@@ -127,6 +127,20 @@ def test_frames_keep_their_times_in_a_cut(tmp_path):
         assert np.allclose(timeline_of(tmp_path / "clip.mp4").times, inside - inside[0], atol=2e-5)
 
 
+def test_a_slip_of_the_clock_does_not_stop_it(tmp_path):
+    "A phone gives two frames one time; the others keep theirs, which no steady rate gives."
+    path = tmp_path / "slip.mkv"
+    film = ffmpeg.input("testsrc=s=64x48:r=10:d=6", f="lavfi").filter("setpts", "if(eq(N,7),6,if(lt(N,30),N,2*N-30))")
+    film = film.output(str(path), vcodec="ffv1", pix_fmt="yuv420p", fps_mode="passthrough", enc_time_base="1:10")
+    film.global_args("-v", "error").run(cmd=find_ffmpeg())
+    expected = np.array([n if n < 30 else 2 * n - 30 for n in range(60)]) / 10
+    expected[7] = 0.601
+    for count in (False, True):
+        assert np.allclose(timeline_of(path, count).times, expected)
+    assert len(read_frames(path)) == 60
+    assert check_clip(cut_clip(path, tmp_path / "clip.mp4", 0.5, 0.7))["frames"] == 3
+
+
 def test_a_cut_has_one_stream_and_no_chapters(tmp_path):
     for name in ("chapters.mkv", "chapters.mp4", "late_video.mp4"):
         cut_clip(FILMS / name, tmp_path / "clip.mp4", 0, 3)
