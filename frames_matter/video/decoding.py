@@ -218,7 +218,7 @@ def timeline_of(path: str | Path, count: bool = False) -> Timeline:
         told = [_Told(frame.pts, frame.duration) for frame in shown_frames(path)]
     if not told:
         raise UserError(f"{path} holds no frames; fetch it again or leave it out.")
-    timeline = Timeline(**_in_order(told, about["tick"], about["begin"], rate), is_counted=is_counted, **about)
+    timeline = Timeline(**_in_order(told, about, rate), is_counted=is_counted, **about)
     if _is_early(timeline, timeline.end * timeline.tick, promised) and _is_early(timeline, _end_of_all(path), promised):
         raise _broken_off(path)
     return timeline
@@ -280,11 +280,12 @@ def _tell_when_shown(told):
     return times[0] == min(times) and len(set(times)) == len(times)
 
 
-def _in_order(told, tick, begin, rate):
+def _in_order(told, about, rate):
     "What a timeline has of the times of its frames, in order."
     times = [one.time for one in told]
-    if None in times or len(set(times)) < (1 - FEW_ALIKE) * len(times):  # no clock of its own: the rate the file names
-        first, step = round(begin / tick), max(1, round(1 / (rate * tick)))
+    alike = FEW_ALIKE * len(times) if about["is_indexed"] else 0  # the others do not give each frame its own time
+    if None in times or len(times) - len(set(times)) > alike:  # no clock of its own: the rate that the file names
+        first, step = round(about["begin"] / about["tick"]), max(1, round(1 / (rate * about["tick"])))
         ticks = first + np.arange(len(told) + 1, dtype=np.int64) * step
         return dict(ticks=ticks[:-1], end=int(ticks[-1]), is_spare=np.zeros(len(told), bool))
     told = sorted(told)  # by their times
