@@ -207,7 +207,7 @@ def commit_of(path: str | Path) -> str | None:
     within = (name for folder, name in pairwise(Path(path).parts) if folder == "snapshots")
     return next((name for name in within if COMMIT.fullmatch(name)), None)
 
-
+# %% ../../nbs/base/hub.ipynb #c57317c5
 def resolve_file(source: str | Path, shipped: Mapping[str, Path] | None = None) -> Path:
     """The local file behind a source.
 

@@ -239,7 +239,7 @@ def _about(container, stream):
     is_indexed = container.format.name.split(",")[0] in INDEXED
     return dict(tick=stream.time_base, begin=begin, stream=stream.index, is_indexed=is_indexed)
 
-
+# %% ../../nbs/video/decoding.ipynb #0f7da03f
 class _Told(NamedTuple):
     "What a packet, or a decoded frame, says of the frame."
 

@@ -125,7 +125,7 @@ def decord_frames_at(
     if why_not:
         raise UserError(f"{path} cannot be read by decord: {why_not}; take the reader av.")
 
-
+# %% ../../nbs/video/decord_reader.ipynb #74e79fd5
 def _end_of(process, deadline, said):
     "Why it ended, in a few words."
     if deadline.has_passed:
