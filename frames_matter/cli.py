@@ -36,7 +36,7 @@ from frames_matter.base.profiles import (
     registered_unless_refused,
 )
 from .base.registry import Registry
-from .base.text import visible
+from .base.text import reason_and_place, visible
 from .data.sources import source_of
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ DataName = Annotated[
     "frames-matter reproduce",
     "frames-matter reproduce --full",
     "frames-matter reproduce --profile smoke",
-    "frames-matter reproduce -o seeds=[0] -o epochs_second=5",
+    "frames-matter reproduce -o 'seeds=[0]' -o epochs_second=5",
     "frames-matter reproduce --data mydata",
 )
 def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full = False, data: DataName = "") -> None:
@@ -288,10 +288,11 @@ def _profile_of_build(
 # %% ../nbs/cli.ipynb #63cf0e17
 def _reasons(rejected: "pd.DataFrame") -> list[tuple[int, str, str]]:
     "How many rows were rejected for each reason, most first, and where the first of them stands."
-    # "no caption (row 3 of my.csv)" is a reason and a place
-    parts = rejected.reason.str.extract(r"^(?P<reason>.*?)(?: \((?P<where>.*)\))?$").fillna("")
-    found = [(len(part), reason, part["where"].iloc[0]) for reason, part in parts.groupby("reason", sort=False)]
-    return sorted(found, key=lambda entry: -entry[0])
+    found: dict[str, list[str]] = {}
+    for row in rejected.itertuples():
+        reason, where = reason_and_place(row.reason if isinstance(row.reason, str) else "")
+        found.setdefault(reason, []).append(where or str(row.clip_id))
+    return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
 
 
 def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
@@ -445,10 +446,12 @@ ShardSize = Annotated[float, typer.Option(metavar="MB", help="Size of a tar, at 
 def export(to: Target, profile: ProfileName = "mini", format: Format = "webdataset", shard_mb: ShardSize = 256) -> None:
     "Write the clips that were built as WebDataset tars, or as a folder that `datasets` reads."
     chosen = get_profile(profile)
-    from frames_matter.data.export import export_dataset
+    from frames_matter.data.export import export_dataset, exported_rows
 
     folder = export_dataset(chosen, to, format, shard_mb)
-    _say(f"The clips of {chosen.name} are in {folder}.")
+    counts = exported_rows(chosen).groupby(["place", "split"], sort=False).size().items()
+    splits = (f"{place} {n}{f' (our {split})' if place != split else ''}" for (place, split), n in counts)
+    _say(f"The clips of {chosen.name} are in {folder}: {', '.join(splits)}.")
 
 # %% ../nbs/cli.ipynb #cebbdfe7
 @command(dataset_app, "frames-matter dataset verify --profile mini")

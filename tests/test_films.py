@@ -1,7 +1,9 @@
 """Odd films: the frames that a player would show, cut to the frame, and what is damaged told."""
 
+import dataclasses
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ import pytest
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.data.cut import Unfit, check_clip, cut_clip
-from frames_matter.video.decoding import timeline_of
+from frames_matter.data.fetch_and_cut import Job, make_clips
+from frames_matter.video.decoding import Misjudged, frames_at, timeline_of
 from frames_matter.video.decord_reader import decord_frames_at
 from frames_matter.video.frames import VideoFile, check_decodes, clip_facts, read_clip, read_frames
 from frames_matter.video.sampling import sample_indices
@@ -124,6 +127,20 @@ def test_frames_keep_their_times_in_a_cut(tmp_path):
         assert np.allclose(timeline_of(tmp_path / "clip.mp4").times, inside - inside[0], atol=2e-5)
 
 
+def test_a_slip_of_the_clock_does_not_stop_it(tmp_path):
+    "A phone gives two frames one time; the others keep theirs, which no steady rate gives."
+    path = tmp_path / "slip.mkv"
+    film = ffmpeg.input("testsrc=s=64x48:r=10:d=6", f="lavfi").filter("setpts", "if(eq(N,7),6,if(lt(N,30),N,2*N-30))")
+    film = film.output(str(path), vcodec="ffv1", pix_fmt="yuv420p", fps_mode="passthrough", enc_time_base="1:10")
+    film.global_args("-v", "error").run(cmd=find_ffmpeg())
+    expected = np.array([n if n < 30 else 2 * n - 30 for n in range(60)]) / 10
+    expected[7] = 0.601
+    for count in (False, True):
+        assert np.allclose(timeline_of(path, count).times, expected)
+    assert len(read_frames(path)) == 60
+    assert check_clip(cut_clip(path, tmp_path / "clip.mp4", 0.5, 0.7))["frames"] == 3
+
+
 def test_a_cut_has_one_stream_and_no_chapters(tmp_path):
     for name in ("chapters.mkv", "chapters.mp4", "late_video.mp4"):
         cut_clip(FILMS / name, tmp_path / "clip.mp4", 0, 3)
@@ -136,6 +153,16 @@ def test_what_is_not_in_a_film_is_not_cut(tmp_path):
         with pytest.raises(Unfit, match=why) as told:
             cut_clip(FILMS / "opengop.mp4", tmp_path / "clip.mp4", start, end)
         assert told.value.kind == "duration" and not list(tmp_path.iterdir())
+
+
+def test_a_reason_names_the_file_and_the_part(tmp_path):
+    row = dict(position=0, clip_id="c", start=9, end=12, state="selected")
+    job = Job("film", str(FILMS / "opengop.mp4"), (row,), ((9, 12),), str(tmp_path))
+    reason = list(make_clips(job))[-1]["reason"]
+    why = "1.00 s of video where 3.00 s were asked for; opengop.mp4, 9 to 12 s"
+    assert reason == f"not cut: the video ends too early ({why})"
+    gone = dataclasses.replace(job, address=str(tmp_path / "gone.mp4"))
+    assert list(make_clips(gone))[-1]["reason"] == "not fetched: there is no such file (gone.mp4)"
 
 
 def test_a_source_that_is_gone_is_told(tmp_path):
@@ -257,10 +284,78 @@ def test_an_mp4_that_breaks_off_is_told_wherever_its_index_stands(part, tmp_path
         cut_clip(broken, tmp_path / "clip.mp4", 0, 1)
 
 
+BROKEN_OFF = {  # name of the file -> how ffmpeg encodes it
+    "film.mkv": "-c:v libx264 -c:a aac",
+    "film.webm": "-c:v libvpx -b:v 1M -deadline realtime -cpu-used 8 -c:a libopus",
+    "film.flv": "-c:v flv -c:a mp3",
+    "film.avi": "-c:v mpeg4 -c:a mp3",
+    "b_frames.avi": "-c:v libx264 -bf 2 -c:a mp3",
+    "recorded.mkv": "-c:v libx264 -c:a aac -live 1",  # its head tells no length: it may have ended there
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_OFF)
+def test_a_film_that_ends_before_its_head_says_is_told(name, tmp_path):
+    whole, broken = tmp_path / name, tmp_path / f"broken_{name}"
+    sound = "-f lavfi -i sine=d=9"  # longer than the picture, which is no sign of a loss
+    command = f"-v error -f lavfi -i testsrc2=s=160x64:r=25:d=6 {sound} {BROKEN_OFF[name]} -pix_fmt yuv420p"
+    subprocess.run([find_ffmpeg(), *command.split(), str(whole)], check=True)
+    assert len(read_frames(whole)) == check_decodes(whole)["frames"] == pytest.approx(150, abs=1)
+    broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    if name == "recorded.mkv":
+        assert 60 < len(timeline_of(broken)) < 140
+        return
+    for read in (read_clip, clip_facts, check_decodes):
+        with pytest.raises(UserError, match="breaks off|cannot be decoded to its end"):
+            read(broken)
+
+
+def test_a_last_frame_may_be_shown_for_long(tmp_path):
+    "A slide show's head tells a length that its packets do not."
+    path = tmp_path / "slides.mkv"
+    film = ffmpeg.input("testsrc=s=64x48:r=1/3:d=12", f="lavfi").output(str(path), vcodec="ffv1", pix_fmt="yuv420p")
+    film.global_args("-v", "error").run(cmd=find_ffmpeg())
+    data = path.read_bytes()
+    at = data.index(b"\x44\x89\x88") + 3  # Matroska's Duration, as a float of eight bytes
+    assert struct.unpack(">d", data[at : at + 8]) == (12_000.0,)
+    for milliseconds, is_whole in ((14_900.0, True), (15_100.0, False)):
+        path.write_bytes(data[:at] + struct.pack(">d", milliseconds) + data[at + 8 :])
+        if is_whole:
+            assert len(read_frames(path)) == 4
+        else:
+            with pytest.raises(UserError, match="breaks off"):
+                read_frames(path)
+
+
+def test_an_encrypted_film_is_told(tmp_path):
+    path, key = tmp_path / "film.mp4", "00112233445566778899aabbccddeeff"
+    film = ffmpeg.input("testsrc=s=64x48:r=10:d=1", f="lavfi")
+    locked = dict(encryption_scheme="cenc-aes-ctr", encryption_key=key, encryption_kid=key)
+    film.output(str(path), vcodec="libx264", **locked).global_args("-v", "error").run(cmd=find_ffmpeg())
+    with pytest.raises(UserError, match="is encrypted; leave it out"):
+        read_frames(path)
+
+
 def test_what_is_no_path_is_told():
     for path in (["clip.mp4"], 3, None):
         with pytest.raises(UserError, match="named by its path"):
             read_clip(path)
+
+
+# --- frames that are left out ---
+
+
+@pytest.mark.parametrize("name", ["opengop.mp4", "late_video.mp4", "gap1s.mkv"])
+def test_frames_that_others_need_are_decoded(name, all_shown):
+    "Each frame by itself, whatever is left out before it, and with a list that leaves out too much."
+    timeline = timeline_of(FILMS / name)
+    assert 0.2 < timeline.is_spare.mean() < 0.8
+    for number in range(0, 60, 7):
+        (picture,) = frames_at(FILMS / name, timeline, [number])
+        assert numbers(picture[None]) == all_shown(name)[number : number + 1]
+    lying = dataclasses.replace(timeline, is_spare=np.ones(len(timeline), bool))
+    with pytest.raises(Misjudged):
+        list(frames_at(FILMS / name, lying, [len(timeline) - 1]))
 
 
 # --- readers ---
@@ -283,6 +378,20 @@ def test_a_reader_that_hangs_is_stopped():
     path = FILMS / "opengop.mp4"
     with pytest.raises(UserError, match="no answer in 0.001 s"):
         list(decord_frames_at(path, timeline_of(path), [0], patience=0.001))
+
+
+def test_decord_that_gives_up_says_so_in_words(tmp_path):
+    "Nothing of its C++ sources: a file whose middle was overwritten."
+    data = bytearray((FILMS / "opengop.mp4").read_bytes())
+    timeline = timeline_of(FILMS / "opengop.mp4")
+    data[len(data) // 4 : len(data) * 3 // 4] = bytes(len(data) * 3 // 4 - len(data) // 4)
+    path = tmp_path / "zeros.mp4"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as told:
+        list(decord_frames_at(path, timeline, range(len(timeline))))
+    assert str(told.value) == (
+        f"{path} cannot be read by decord (it gives up on what is in the file); take the reader av."
+    )
 
 
 def test_a_reader_that_dies_takes_nothing_along(tmp_path, monkeypatch):

@@ -179,12 +179,15 @@ def test_published_splits_are_kept(films, capsys):
     "In a tar's JSON, in tars' names, in a table; under others' names; a part of a data set is dealt anew, and told."
     splits = ["train", "train", "train", "val", "test", "test"]
     ours = ["train", "train", "train", "alignment", "test", "test"]
+    told = "its splits are kept, 'val' as 'alignment'.\n"
     table = "path,caption,split\n" + "".join(f"films/film{i}.mp4,F{i}.,{s}\n" for i, s in enumerate(splits))
     assert list(read(csv_of(films, table)).split) == ours
+    assert capsys.readouterr().err.endswith(told)
     for i, split in enumerate(splits):
         (films / f"film{i}.txt").unlink()
         (films / f"film{i}.json").write_text(json.dumps(dict(caption=f"Film {i}.", split=split)))
     assert list(read(tar_of(films, films.parent / "my.tar")).split) == ours
+    assert capsys.readouterr().err.endswith(told)
     shards = films.parent / "shards"
     shards.mkdir()
     for name, part in (("train-000000", (0, 1, 2)), ("validation-000000", (3,)), ("test-000000", (4, 5))):
@@ -196,7 +199,7 @@ def test_published_splits_are_kept(films, capsys):
         tar_of(folder, shards / f"{name}.tar")
     rows = read(shards)
     assert dict(zip(rows.caption, rows.split, strict=True)) == {f"Film {i}.": s for i, s in enumerate(ours)}
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "shards: its splits are kept, 'validation' as 'alignment'.\n"
     rows = read(csv_of(films, "path,caption,split\n" + PLAIN.replace(".\n", ".,train\n")))
     assert "split" not in rows and "dealt anew" in capsys.readouterr().err
     for change, words in (

@@ -612,5 +612,5 @@ def test_profiles_that_share_a_folder_have_a_table_each(manifest):
 
 
 def test_no_manifest_is_an_error_that_says_what_to_do(home):
-    with pytest.raises(UserError, match="No manifest at .*clips.csv; build it with `frames-matter dataset build`"):
+    with pytest.raises(UserError, match="clips.csv; build it with `frames-matter dataset build -p mini`"):
         read_tried(get_profile("mini"))

@@ -9,12 +9,12 @@ __all__ = ['COMMIT', 'parse_hub', 'hub_page', 'hub_file', 'path_here', 'commit_o
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
 from .addresses import text_without_secrets
-from .errors import UserError, shown
+from .errors import UserError, meant, shown
 from .files import os_error
 from .profiles import REVISION, Profile
 
@@ -204,16 +204,29 @@ def commit_of(path: str | Path) -> str | None:
     within = (name for folder, name in pairwise(Path(path).parts) if folder == "snapshots")
     return next((name for name in within if COMMIT.fullmatch(name)), None)
 
+# %% ../../nbs/base/hub.ipynb #c57317c5
+def resolve_file(source: str | Path, shipped: Mapping[str, Path] | None = None) -> Path:
+    """The local file behind a source.
 
-def resolve_file(source: str | Path) -> Path:
-    'The local file behind a source: a path, or "hub:owner/repository/file@revision", which is fetched.'
-    source = str(source)
+    Parameters
+    ----------
+    source : str or Path
+        A path, or "hub:owner/repository/file@revision", which is fetched.
+    shipped : mapping, optional
+        Files of the package by name, which will do as well.
+    """
+    source, shipped = str(source), shipped or {}
+    if source in shipped:
+        return shipped[source]
     if source.startswith("hub:"):
         repo_id, filename, revision, kind = parse_hub(source)
         return hub_file(repo_id, filename, revision, kind)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise UserError(f"No file at {path}; give a path, or hub:owner/repository/file.")
+        others = "".join(f"{name}, " for name in shipped)
+        raise UserError(
+            f"No file at {path}{meant(source, shipped)}; give {others}a path, or hub:owner/repository/file."
+        )
     return path
 
 

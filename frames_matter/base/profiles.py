@@ -247,7 +247,7 @@ def _as_type(field: str, value: Any, present: Any) -> Any:
         return value
     kind, advice = _KINDS[type(present)], ""
     if isinstance(present, tuple):
-        advice = f"; write it as in -o {field}={json.dumps(present, separators=(',', ':'))}"
+        advice = f"; write it as in -o '{field}={json.dumps(present, separators=(',', ':'))}'"
     raise UserError(f"Profile field {field!r} must be {kind}, not {quoted(value)}{advice}.")
 
 

@@ -29,6 +29,7 @@ from frames_matter.base.files import (
     spec_hash,
 )
 from ..base.profiles import Profile, data_dir, manifest_dir
+from ..base.text import reason_and_place
 from .addresses import named_host
 from .dataset import split_by_source
 from .engine import engine_ready, run_jobs
@@ -222,7 +223,7 @@ def _assert_enough(build, kept):
 def _commonest_reasons(tally):
     reasons = Counter()
     for (_, _, reason), n in tally.items():
-        reasons[reason] += n * bool(reason)
+        reasons[reason_and_place(reason or "")[0]] += n * bool(reason)
     return ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3) if n)
 
 

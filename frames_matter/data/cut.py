@@ -137,7 +137,8 @@ def _check_span(timeline, start, end):
         raise Unfit("not cut: the video ends before the clip begins", "duration")
     if end - timeline.length > 1 / timeline.fps + 0.002:
         there = timeline.length - start
-        raise Unfit(f"{there:.2f} s of video where {end - start:.2f} s were asked for", "duration")
+        asked = f"{there:.2f} s of video where {end - start:.2f} s were asked for"
+        raise Unfit(f"not cut: the video ends too early ({asked})", "duration")
 
 
 def _timeline_held(source, timeline, end):

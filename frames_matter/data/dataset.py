@@ -129,7 +129,7 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
     manifest : pd.DataFrame, str, Path or Profile
         A table of `load_manifest` or `build_dataset`, a manifest's path, or a profile or its name.
     split : str
-        train, alignment, test or pool.
+        train, alignment, test or pool; what others call validation, dev or val is our alignment.
     strategy : str or Strategy
         A name in `SAMPLERS`, or the strategy itself.
     k : int

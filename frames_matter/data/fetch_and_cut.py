@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.files import disk_error, file_sha256, os_errors_told
+from ..base.text import placed, visible
 from .cut import Unfit, check_clip, cut_clip
 from .failures import Failed
-from .fetch import Fetched, fetch_source
+from .fetch import Fetched, fetch_source, is_local
 from .politeness import Manners, hosts_of
 
 # %% ../../nbs/data/fetch_and_cut.ipynb #a96b5c04
@@ -67,7 +68,7 @@ def make_clips(job: Job, cut: Callable = cut_clip) -> Iterator[dict]:
             attempts=e.attempts,
             source=dict(name=job.source),
             kind=e.kind,
-            reason=str(e),
+            reason=_reason(e, job),
             passing=e.passing,
         )
     kept = 0
@@ -136,4 +137,10 @@ def _make_clip(row, had, job, cut):
     except Unfit as e:
         _assert_disks_answer(had, target)
         target.unlink(missing_ok=True)
-        yield dict(rows=[position], state="rejected", kind=e.kind, reason=str(e), passing=False)
+        reason = _reason(e, job, f", {start:g} to {end:g} s")
+        yield dict(rows=[position], state="rejected", kind=e.kind, reason=reason, passing=False)
+
+
+def _reason(error, job, part=""):
+    "Why; and of a file of one's own which, and what of it: where on the web a row's video is, it tells itself."
+    return placed(str(error), visible(Path(job.address).name[:80]) + part) if is_local(job.address) else str(error)

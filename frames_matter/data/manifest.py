@@ -14,7 +14,7 @@ import pandas as pd
 from ..base.addresses import without_secrets
 from ..base.errors import UserError
 from ..base.files import file_sha256, project_root, spec_hash
-from ..base.profiles import Profile, as_profile, data_dir, manifest_dir
+from ..base.profiles import PROFILES, Profile, as_profile, data_dir, manifest_dir
 from ..base.text import is_clip_id, is_split_name, visible
 from .ledger import read_states
 
@@ -70,9 +70,11 @@ def read_manifest(table: Path, check_names: bool = True) -> pd.DataFrame:
     UserError
         If there is no such file, or it cannot be read as a manifest.
     """
-    again = "build it again with `frames-matter dataset build`"
+    name = table.resolve().parent.name
+    command = f"`frames-matter dataset build{f' -p {name}' if name in PROFILES else ''}`"
+    again = f"build it again with {command}"
     if not table.is_file():
-        raise UserError(f"No manifest at {table}; build it with `frames-matter dataset build`.")
+        raise UserError(f"No manifest at {table}; build it with {command}.")
     texts = dict.fromkeys((*NEEDED, "reason", "sha256", "address"), str)
     try:
         manifest = pd.read_csv(table, dtype=texts, keep_default_na=False, na_values=[""])

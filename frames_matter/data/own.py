@@ -12,6 +12,7 @@ import functools
 import itertools
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pandas as pd
 from ..base.errors import UserError
 from ..base.files import project_root
 from ..base.profiles import PROFILES, Profile, data_dir, draft, manifest_dir, register
-from ..base.text import is_missing, visible
+from ..base.text import is_missing, placed, visible
 from .manifest import load_manifest
 from frames_matter.data.own_clip import (
     VIDEO_SUFFIXES,
@@ -131,7 +132,7 @@ def register_own(path: str | Path, name: str = "", like: str = "mini", **overrid
         If the clips cannot be read or are too few, or the name is taken.
     """
     name, fields = name or _name_for(path), OWN | dict(rows=_path_in_profile(path)) | overrides
-    n_good = (own_rows(draft(name, like, **fields)).status == "").sum()
+    n_good = (own_rows(draft(name, like, **fields), tell=False).status == "").sum()
     return register(name, like, **dict(n_clips=int(n_good)) | fields)
 
 # %% ../../nbs/data/own.ipynb #35579a8b
@@ -180,7 +181,7 @@ def _name_for(path):
 LEAST_CLIPS = 4
 
 
-def own_rows(profile: Profile, unpack: Callable = unpack_sample) -> pd.DataFrame:
+def own_rows(profile: Profile, unpack: Callable = unpack_sample, tell: bool = True) -> pd.DataFrame:
     """Your clips as rows.
 
     Parameters
@@ -189,6 +190,8 @@ def own_rows(profile: Profile, unpack: Callable = unpack_sample) -> pd.DataFrame
         Its `rows` names a CSV, a folder or tars.
     unpack : callable
         What unpacks one sample of a tar.
+    tell : bool
+        Whether to print what becomes of the splits they bring.
 
     Returns
     -------
@@ -211,7 +214,9 @@ def own_rows(profile: Profile, unpack: Callable = unpack_sample) -> pd.DataFrame
     rows = [_row_of(clip, profile) for clip in clips]
     _reject_repeated(clips, rows)
     join_sources(clips, rows)
-    keep_splits(clips, rows, Path(source).name)
+    told = keep_splits(clips, rows, Path(source).name)
+    if told and tell:
+        print(told, file=sys.stderr)
     _assert_enough_to_split(rows, Path(source).name)
     return pd.DataFrame(rows)
 
@@ -236,7 +241,7 @@ def _row_of(clip, profile):
 
 def _reason(why, where):
     "Why a row is rejected, and which."
-    return f"{visible(' '.join(why.split())).rstrip('.')} ({printable(where)})"
+    return placed(visible(" ".join(why.split())).rstrip("."), printable(where))
 
 # %% ../../nbs/data/own.ipynb #95bd78e4
 def _fill_in(row, clip, profile):

@@ -9,7 +9,6 @@ __all__ = ['SPLIT_WORDS', 'video_of_url', 'films_of', 'join_sources', 'join_by_c
 import functools
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -175,17 +174,20 @@ def split_in_name(name: str) -> str:
     return word if word in SPLIT_WORDS else ""
 
 # %% ../../nbs/data/own_splits.ipynb #f4b4f4b6
-def keep_splits(clips: Sequence[GivenClip], rows: Sequence[dict], name: str) -> None:
+def keep_splits(clips: Sequence[GivenClip], rows: Sequence[dict], name: str) -> str:
     """Give rows the splits they were published in, in place: all that can be taken, or none.
 
     Parameters
     ----------
-    clips : sequence of GivenClip
-        As they were given.
-    rows : sequence of dict
-        The same as rows.
+    clips, rows : sequence of GivenClip, of dict
+        As they were given, and the same as rows.
     name : str
         Of the whole, for messages.
+
+    Returns
+    -------
+    str
+        What is to be told: that clips are dealt anew, or under which names their splits are kept.
 
     Raises
     ------
@@ -195,12 +197,11 @@ def keep_splits(clips: Sequence[GivenClip], rows: Sequence[dict], name: str) -> 
     good = [(clip, row) for clip, row in zip(clips, rows, strict=True) if not row["status"]]
     words = Counter("" if is_missing(clip.split) else str(clip.split).strip().lower() for clip, _ in good)
     if not set(words) - {""}:
-        return
+        return ""
     shown = _listed(words)
     if not {"train", "test"} <= {SPLIT_WORDS.get(word) for word in words}:
         said = f"what it says of splits ({shown}) is no train and test"
-        print(f"{name}: {said}, so its clips are dealt anew.", file=sys.stderr)
-        return
+        return f"{name}: {said}, so its clips are dealt anew."
     if odd := [word for word in words if word not in SPLIT_WORDS]:
         raise _odd_split(odd[0], words, name)
     of_source = {}
@@ -211,6 +212,8 @@ def keep_splits(clips: Sequence[GivenClip], rows: Sequence[dict], name: str) -> 
             raise _parted(first, split, clip, row["split"])
     for row in rows:
         row.setdefault("split", None)
+    renamed = ", ".join(f"{word!r} as {SPLIT_WORDS[word]!r}" for word in words if SPLIT_WORDS[word] != word)
+    return f"{name}: its splits are kept, {renamed}." if renamed else ""
 
 
 def _odd_split(odd, words, name):

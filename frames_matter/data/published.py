@@ -14,7 +14,7 @@ import pandas as pd
 from ..base.errors import UserError
 from ..base.files import project_root
 from ..base.profiles import Profile, manifest_dir
-from ..base.text import CLIP_ID, VIDEO_ID
+from ..base.text import CLIP_ID, VIDEO_ID, reason_and_place
 from .manifest import kept_rows, manifest_differences, read_manifest
 
 # %% ../../nbs/data/published.ipynb #6389081e
@@ -147,7 +147,8 @@ def describe_rotted(rotted: pd.DataFrame, profile: Profile) -> str:
         line += f", and {len(rotted) - len(lost)} are the same frames in other bytes"
     if len(rotted):
         line += f"; {manifest_dir(profile) / 'rotted.csv'} names them"
-    counts = lost.groupby(["what", "reason"]).size().sort_values(ascending=False).head(20)
+    in_general = lost.assign(reason=[reason_and_place(str(reason))[0] for reason in lost.reason])
+    counts = in_general.groupby(["what", "reason"]).size().sort_values(ascending=False).head(20)
     return "\n".join([f"{line}.", *(f"{n:>8}  {what}: {reason}" for (what, reason), n in counts.items())])
 
 

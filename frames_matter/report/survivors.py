@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from ..base.profiles import Profile, manifest_dir
+from ..base.text import reason_and_place
 from ..data.manifest import read_manifest
 from ..data.sources import source_of
 from .style import COLOURS, styled, subplots
@@ -127,7 +128,7 @@ def outcomes(tried: Profile | str | Path | pd.DataFrame, limit: int = 8) -> pd.S
 
 def _in_general(reason: str) -> str:
     "A reason without what only one row has: its place, its figures."
-    reason = re.sub(r" \(.*\)$", "", str(reason))
+    reason, _ = reason_and_place(str(reason))
     return re.sub(r"^[\d.]+ s of video where [\d.]+ s were asked for$", "shorter than asked for", reason)[:48]
 
 # %% ../../nbs/report/survivors.ipynb #5f000006

@@ -21,7 +21,7 @@ from ..data.build import build_dataset
 from ..data.manifest import manifest_hash
 from ..model.catalogue import LOSSES
 from ..model.protocols import PROTOCOLS, split_rule
-from ..model.weights import ASSETS
+from ..model.weights import SHIPPED
 from .spec import RunSpec
 from ..video.sampling import SAMPLERS
 
@@ -140,7 +140,7 @@ SHARED_FIELDS = (
 @functools.cache
 def _weights_sha(source: str) -> str:
     "The SHA-256 of a checkpoint, found once a process."
-    return file_sha256(ASSETS / "viclip-nano.safetensors" if source == "nano" else resolve_file(source))
+    return file_sha256(resolve_file(source, SHIPPED))
 
 
 def overrides_of(profile: Profile) -> tuple[tuple[str, Any], ...]:

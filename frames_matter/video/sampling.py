@@ -199,6 +199,8 @@ def _check_counts(n_frames, k):
 def sample_indices(strategy: str | Strategy, n_frames: int, k: int = 8, seed: int = 0) -> np.ndarray:
     """The frames that a strategy takes of a clip of this length, in the order of time.
 
+    Frames are counted, not seconds: evenly spaced numbers are evenly spaced in time only where the rate is constant.
+
     Parameters
     ----------
     strategy : str or Strategy
