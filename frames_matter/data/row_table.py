@@ -11,7 +11,6 @@ __all__ = ['KNOWN_ROW_COUNTS', 'TABLE_SUFFIXES', 'CONVERTED_REVISION', 'NO_POLAR
 import contextlib
 import fnmatch
 import itertools
-import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import UserError
 from ..base.files import project_root
 from ..base.hub import commit_of, hub_file, hub_list
+from ..base.json_input import parse_written_json
 from .row_checks import SCORE, TABLE_COLUMNS, assert_columns
 
 if TYPE_CHECKING:
@@ -315,9 +315,10 @@ def _scan_lenient(files):
 
 def _first_names(file):
     "The columns of a file of JSON lines, as its first hundred rows have them."
-    with open(file, encoding="utf-8-sig") as lines:
-        try:
-            rows = [json.loads(line) for line in itertools.islice(lines, 100) if line.strip()]
-            return list(dict.fromkeys(name for row in rows for name in dict(row)))
-        except (ValueError, TypeError, RecursionError) as e:
-            raise UserError(f"{file.name} is not a table of JSON lines: {str(e).splitlines()[0]}.") from e
+    with open(file, "rb") as lines:
+        first = [line for line in itertools.islice(lines, 100) if line.strip()]
+    try:
+        rows = [parse_written_json(line, dict[str, Any], "a line", "mend it") for line in first]
+    except UserError as e:
+        raise UserError(f"{file.name} is not a table of JSON lines: {e}") from e
+    return list(dict.fromkeys(name for row in rows for name in row))

@@ -195,9 +195,9 @@ def merges(rng) -> bytes:
         lines[at : at + rng.choice([0, 1, 500])] = rng.choice(
             [[b""], [b"a b c"], [b"zz qq"], [b"\xff\xfe"], [b"x"], []]
         )
-    text = rng.choice([b"\n".join(lines)] * 4 + [b"", b"\n", b"#version\n", bytes(3 * 10**7), b"a b\n" * 10**6])
+    text = rng.choice([b"\n".join(lines)] * 12 + [b"", b"\n", b"#version\n", bytes(3 * 10**7), b"a b\n" * 10**6])
     data = gzip.compress(text, 1)
-    return rng.choice([data] * 5 + [text[: 10**6], data[: len(data) // 2], data[:-4] + b"\0\0\0\0", b""])
+    return rng.choice([data] * 12 + [text[: 10**6], data[: len(data) // 2], data[:-4] + b"\0\0\0\0", b""])
 
 
 class Runs:

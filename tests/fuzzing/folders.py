@@ -148,7 +148,7 @@ def tar(rng, cell):
     shards.mkdir()
     for shard in range(rng.choice([1, 1, 2])):
         out = io.BytesIO()
-        packing = rng.choice(["w"] * 8 + ["w:gz", "w:bz2"])
+        packing = odd.mostly(rng, "w", ["w:gz", "w:bz2"], 0.04)
         form = rng.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
         with tarfile.open(fileobj=out, mode=packing, format=form, errors="surrogateescape") as opened:
             for n, name in enumerate(GOOD):
@@ -160,7 +160,7 @@ def tar(rng, cell):
             if rng.random() < 0.1:
                 _add(opened, "inner.tar", out.getvalue())
         data = out.getvalue()
-        data = odd.damaged(rng, data) if rng.random() < 0.35 else data
+        data = odd.damaged(rng, data) if rng.random() < 0.15 else data
         (shards / f"{rng.choice(['train', 'val', 'a', 'é'])}-{shard}.tar").write_bytes(data)
     pattern = rng.choice([shards, shards / "*.tar", next(iter(sorted(shards.iterdir())))])
     use = _read_or_built(rng, pattern)

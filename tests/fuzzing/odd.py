@@ -20,6 +20,11 @@ VALUES = (
 HALF_LETTERS = ("\ud800", "a\udc80b", "\udfff\ud800")
 
 
+def mostly(rng, usual, others, chance=0.12):
+    "The usual, or now and then one of the others: of an input with one odd thing in it more is read."
+    return rng.choice(others) if rng.random() < chance else usual
+
+
 def text(rng, half=False) -> str:
     "A text that somebody may have written; with `half` it may hold half a letter."
     if half and rng.random() < 0.1:

@@ -1,5 +1,6 @@
 "Records that the package itself wrote and somebody changed, overrides on the command line, targets of an export."
 
+import contextlib
 import json
 import os
 import shutil
@@ -30,8 +31,23 @@ def _odd_fields(rng, fields):
     "Fields of a profile, some of which are other fields, or hold other things."
     for _ in range(rng.choice([1, 1, 3])):
         usual = ["../../evil", "/tmp/evil-of-fuzz", 10**18, [0, 0], 2, "a"]
-        fields[rng.choice(FIELDS)] = rng.choice([*usual, *[odd.value(rng)] * 4])
+        field = rng.choice(FIELDS)
+        fields[field] = _of_the_type(rng, field) if rng.random() < 0.7 else rng.choice([*usual, odd.value(rng)])
     return fields
+
+
+def _of_the_type(rng, field):
+    "A value of a field's type, which may be far from what it means."
+    usual = getattr(PROFILES["mini"], field)
+    if isinstance(usual, bool):
+        return rng.choice([True, False])
+    if isinstance(usual, int):
+        return rng.choice([0, 1, 2, 3, 5, -1, 64, 10**3, 10**6, 10**9, 2**31, 2**63, 10**40])
+    if isinstance(usual, float):
+        return rng.choice([0, 0.0, 0.5, 1, 2.0, -1, 9.5, 1e-9, 1e6, 1e300, 10**400])
+    if isinstance(usual, tuple):
+        return rng.choice([[], [0], [1, 2], [0, 0], [-1], ["sound"], ["published"], ["x"], [None], [[0]], [10**20]])
+    return odd.text(rng)
 
 
 def profile(rng, cell):
@@ -39,9 +55,11 @@ def profile(rng, cell):
     _built(cell)
     path = cell.home / "data_manifest" / "mine" / "profile.json"
     tree = json.loads(path.read_bytes())
-    tree = rng.choice([odd.changed(rng, tree), tree | dict(fields=_odd_fields(rng, tree["fields"]))])
-    data = odd.as_json(rng, tree)
-    path.write_bytes(odd.damaged(rng, data) if rng.random() < 0.1 else data)
+    if rng.random() < 0.3:
+        data = odd.as_json(rng, odd.changed(rng, tree))
+    else:
+        data = json.dumps(tree | dict(fields=_odd_fields(rng, tree["fields"]))).encode()
+    path.write_bytes(odd.damaged(rng, data) if rng.random() < 0.05 else data)
     words = rng.choice(
         [["dataset", "verify"], ["report"], ["dataset", "select"], ["dataset", "export", "--to", cell.out / "x"]]
     )
@@ -60,10 +78,10 @@ def override(rng, cell):
     words = []
     for _ in range(rng.choice([1, 1, 2])):
         field = rng.choice(FIELDS) if rng.random() < 0.9 else odd.text(rng)
-        what = odd.value(rng)
+        what = _of_the_type(rng, field) if field in FIELDS and rng.random() < 0.7 else odd.value(rng)
         text = what if isinstance(what, str) else json.dumps(what)
-        text = rng.choice([text, text, "NaN", "-Infinity", "[" * 3000, "[0,0]", "[-1]", '["a"]', "1e999", "../../evil"])
-        words += ["-o", rng.choice(["{}={}"] * 9 + ["{}{}"]).format(field, text).replace("\x00", "")]
+        text = odd.mostly(rng, text, ["NaN", "-Infinity", "[" * 3000, "[0,0]", '["a"]', "1e999", "../../evil"])
+        words += ["-o", f"{field}={text}".replace("\x00", "")]
     words = [word.encode("utf-8", "replace").decode() for word in words]
     if rng.random() < 0.3:
         return lambda: command("dataset", "select", "-p", "smoke", *words)
@@ -102,8 +120,8 @@ def runs(rng, cell):
     for at in rng.sample(range(len(lines)), rng.choice([0, 1, 1])):
         lines[at] = odd.as_json(rng, odd.changed(rng, json.loads(lines[at])))
     data = b"\n".join(lines) + rng.choice([b"\n", b""])
-    data = odd.damaged(rng, data) if rng.random() < 0.15 else data
-    path = cell.home / "results" / "smoke" / "runs.jsonl"
+    data = odd.damaged(rng, data) if rng.random() < 0.05 else data
+    path = cell.home / "results" / "mini" / "runs.jsonl"
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
     use = rng.choice([_reported, _reported, _stored, _read])
@@ -111,15 +129,15 @@ def runs(rng, cell):
 
 
 def _reported(path):
-    code, _ = command("report", "-p", "smoke")
+    code, _ = command("report", "-p", "mini")
     assert code == 0
     before = path.read_bytes()
-    command("report", "-p", "smoke")
+    command("report", "-p", "mini")
     assert path.read_bytes() == before
 
 
 def _stored(path):
-    profile, before = get_profile("smoke"), read_records(path)
+    profile, before = get_profile("mini"), read_records(path)
     store(profile, RUN | dict(spec_hash="f" * 16))
     after = [r["spec_hash"] for r in read_records(path)]
     assert sorted(after) == sorted([r["spec_hash"] for r in before if r["spec_hash"] != "f" * 16] + ["f" * 16])
@@ -127,7 +145,7 @@ def _stored(path):
 
 
 def _read(path):
-    load_runs("smoke")
+    load_runs("mini")
 
 
 # ---- the ledger
@@ -152,7 +170,7 @@ def _spoil_rows(rng, cell, path):
     with sqlite3.connect(path) as db:
         for _ in range(rng.choice([1, 2, 4])):
             table = rng.choice(["rows", "rows", "sources", "facts"])
-            columns = [about[1] for about in db.execute(f"PRAGMA table_info({table})")]
+            columns = [about[1] for about in db.execute(f"PRAGMA table_info({table})")] or ["gone"]
             column, what = rng.choice(columns), odd.value(rng)
             what = what if isinstance(what, (str, float)) or what is None else rng.choice([-1, 7, 2**62])
             what = what.encode("utf-8", "replace").decode() if isinstance(what, str) else what
@@ -160,7 +178,8 @@ def _spoil_rows(rng, cell, path):
                 db.execute(f'UPDATE {table} SET "{column}" = ? WHERE rowid % 2', (what,))
             except sqlite3.DatabaseError:
                 what = rng.choice([f"DROP TABLE {table}", "PRAGMA user_version = 9", f"DELETE FROM {table}"])
-                db.execute(what)
+                with contextlib.suppress(sqlite3.DatabaseError):
+                    db.execute(what)
     db.close()
 
 
@@ -171,8 +190,8 @@ def export(rng, cell):
     "An export to a place that may not do, of clips that may be others by now."
     _built(cell)
     named = odd.text(rng).replace("\x00", "").replace("..", "").lstrip("/~")
-    target = rng.choice([cell.out / "x", cell.out / named, "", ".", "..", cell.home, "/", "/proc/x"])
-    where = rng.randrange(6)
+    target = odd.mostly(rng, cell.out / named, ["", ".", "..", cell.home, "/", "/proc/x"], 0.2)
+    where = rng.randrange(12)
     place = cell.out / "x"
     if where == 0:
         place.write_text("a file")
@@ -188,8 +207,8 @@ def export(rng, cell):
     if where in (0, 1, 2):
         target = place
     target = str(target).encode("utf-8", "replace").decode()
-    form = rng.choice(["webdataset", "datasets", odd.text(rng).replace("\x00", "")])
-    size = rng.choice(["256", "0.01", "-1", "0", "nan", "inf", "1e-9", "a"])
+    form = odd.mostly(rng, rng.choice(["webdataset", "datasets"]), [odd.text(rng).replace("\x00", "")])
+    size = odd.mostly(rng, "256", ["0.01", "-1", "0", "nan", "inf", "1e-9", "1e-320", "a"], 0.3)
 
     def call():
         command("dataset", "export", "-p", "mine", "--to", target, "--format", form, "--shard-mb", size)

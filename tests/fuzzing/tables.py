@@ -13,7 +13,7 @@ from frames_matter.data.manifest import load_manifest, verify
 from frames_matter.data.own import own_rows, register_own
 
 from . import odd
-from .cell import command
+from .cell import command, is_harmless
 from .films import build_is_whole, cell_manifest
 
 # ---- one's own
@@ -27,9 +27,7 @@ def rows_are_rows(rows) -> None:
     assert all(VIDEO_ID.fullmatch(video) for video in good.youtube_id), list(good.youtube_id)
     assert ((good.start >= 0) & (good.end > good.start)).all() and good.caption.str.strip().ne("").all()
     assert bad.reason.str.len().gt(0).all() and (good.reason == "").all()
-    assert all(reason.isprintable() or "\u3000" in reason or "\xa0" in reason for reason in bad.reason), list(
-        bad.reason
-    )
+    assert all(map(is_harmless, bad.reason)), list(bad.reason)
 
 
 COLUMNS = ("path", "url", "caption", "start", "end", "source", "split")
@@ -74,25 +72,25 @@ def _table(rng, cell):
 
 def _as_csv(rng, names, rows):
     "The bytes of a table, as many programs write it."
-    separator = rng.choice([","] * 5 + [";", "\t", "|", ":"])
+    separator = odd.mostly(rng, ",", [";", "\t", "|", ":"], 0.3)
     out = io.StringIO(newline="")
     quoting = rng.choice([csv.QUOTE_MINIMAL] * 4 + [csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
     writer = csv.writer(out, delimiter=separator, quoting=quoting, lineterminator=rng.choice(["\n", "\r\n", "\r"]))
     writer.writerows([names, *rows])
     text = out.getvalue()
-    text = rng.choice(["", "", "", "\ufeff", f"sep={separator}\n", "\n\n", "# a comment\n"]) + text
-    if rng.random() < 0.15:
+    text = odd.mostly(rng, "", ["\ufeff", f"sep={separator}\n", "\n\n", "# a comment\n"], 0.2) + text
+    if rng.random() < 0.1:
         at = rng.randrange(len(text) + 1)
         text = text[:at] + rng.choice(['"', '""', "'", "\x00", "\n", ",,,", "\\", '"\n"']) + text[at:]
-    encoding = rng.choice(["utf-8"] * 7 + ["utf-16", "latin-1", "cp1251", "utf-8-sig", "utf-32"])
+    encoding = odd.mostly(rng, "utf-8", ["utf-16", "latin-1", "cp1251", "utf-8-sig", "utf-32"])
     data = text.encode(encoding, "replace")
-    return odd.damaged(rng, data) if rng.random() < 0.1 else data
+    return odd.damaged(rng, data) if rng.random() < 0.05 else data
 
 
 def own_table(rng, cell):
     "A CSV of one's own, read, and now and then built."
     shutil.copytree(cell.corpus / "films", cell.given / "films")
-    table = cell.given / rng.choice(["rows.csv"] * 4 + ["rows.tsv", "rows.txt", "rows", "rows.xlsx", "rows.json"])
+    table = cell.given / odd.mostly(rng, "rows.csv", ["rows.tsv", "rows.txt", "rows", "rows.xlsx", "rows.json"])
     table.write_bytes(_as_csv(rng, *_table(rng, cell)))
     is_built = rng.random() < 0.2
     cell.may_ask = private = is_built and rng.random() < 0.3
@@ -134,13 +132,19 @@ def internvid_lines(rng, cell):
     return _use_of_rows(rng, path)
 
 
+def _plain(value):
+    "What a column of texts or numbers can hold."
+    value = value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    return value if isinstance(value, (str, float)) else None
+
+
 def internvid_parquet(rng, cell):
     "The same in parquet, of odd types, or damaged."
     import polars as pl
 
     rows = [_internvid_row(rng, n) for n in range(8)]
     names = ["YoutubeID", "Start_timestamp", "End_timestamp", "Caption", "Aesthetic_Score"]
-    columns = {n: [r.get(n) if isinstance(r.get(n), (str, float)) else None for r in rows] for n in names}
+    columns = {n: [_plain(r.get(n)) for r in rows] for n in names}
     series = [
         pl.Series(n, v, dtype=pl.Float64 if n == "Aesthetic_Score" else pl.String, strict=False)
         for n, v in columns.items()
@@ -196,14 +200,14 @@ def _use_of_rows(rng, path):
 # ---- a manifest
 
 
-def _spoilt_manifest(rng, cell, data):
+def _spoilt_manifest(rng, cell, data, with_addresses):
     "A clips.csv some of whose fields are others."
     rows = list(csv.reader(io.StringIO(data.decode())))
     for _ in range(rng.choice([1, 1, 2, 5])):
         row = rng.choice(rows if rng.random() < 0.2 else rows[1:])
         at = rng.randrange(len(row))
         row[at] = rng.choice([odd.text(rng), odd.text(rng), "kept", "rejected", "train", "pool", "1.5"])
-    if rng.random() < 0.3:
+    if with_addresses and rng.random() < 0.3:
         rng.choice(rows[1:])[-1] = odd.address(rng, cell)
     if rng.random() < 0.2:
         rows.append(list(rng.choice(rows)))
@@ -219,11 +223,10 @@ def manifest(rng, cell):
     "A data set that was built, whose clips.csv somebody changed, or whose clips.csv is built again."
     shutil.copytree(cell.corpus / "home", cell.home, dirs_exist_ok=True)
     own = cell.home / cell_manifest("mine")
-    data = _spoilt_manifest(rng, cell, own.read_bytes())
     use = rng.choice([_verified, _items, _built_again, _exported, _from_manifest, _reported])
     target = cell.given / "published" / "clips.csv" if use is _from_manifest else own
     target.parent.mkdir(exist_ok=True)
-    target.write_bytes(data)
+    target.write_bytes(_spoilt_manifest(rng, cell, own.read_bytes(), use is _from_manifest))
     return lambda: use(cell, target)
 
 
