@@ -125,14 +125,15 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 def _own_config(text: str, path: Path) -> ViCLIPConfig:
     "The configuration that is written in a file."
     odd = f"The configuration in {path} is not a ViCLIP's"
+    no_sizes = f"{odd}: it is not the JSON of a model's sizes; save it with save_viclip."
     try:
         sizes = parse_written_json(text.encode("utf-8", "replace"), dict[str, Any])
     except UserError as e:
-        raise UserError(f"{odd}: it is not the JSON of a model's sizes; save it with save_viclip.") from e
+        raise UserError(no_sizes) from e
     try:
         return ViCLIPConfig(**sizes)
-    except TypeError as e:
-        raise UserError(f"{odd}: its sizes have other names; save it with save_viclip.") from e
+    except TypeError as e:  # it knows no such size
+        raise UserError(no_sizes) from e
     except UserError as e:
         raise UserError(f"{odd}: {e} Save it with save_viclip.") from e
 

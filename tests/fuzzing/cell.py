@@ -292,6 +292,7 @@ def _watched(child, answers, starter, cell, watch):
     first = _answer(answers, child, 120)
     if first not in (b"0\n", b"1\n"):
         _end_group(child)
+        os.waitpid(child, 0)
         return Outcome("the input was not made", first.decode(errors="replace"), 0, 0)
     before, begun = cell.around(), time.monotonic()
     watch.was_asked()
@@ -304,8 +305,8 @@ def _watched(child, answers, starter, cell, watch):
     _, status, usage = os.wait4(child, 0)
     told, said = ("", "") if answer is None else _told(answer, status)
     found += [told] if told else []
-    if _end_group(child):
-        found.append("left a process")
+    if left := _end_group(child):
+        found.append(f"left a process: {left}")
     if watch.was_asked() and first == b"0\n":
         found.append("asked an address on loopback")
     after = cell.around()
@@ -340,12 +341,22 @@ def _told(answer, status):
 
 
 def _end_group(child):
-    "End what a child left behind; whether there was anything."
-    for _ in range(100):
-        try:
-            os.killpg(child, 0)
-        except ProcessLookupError:
-            return False
-        time.sleep(0.01)
-    os.killpg(child, signal.SIGKILL)
-    return True
+    "End what a child left behind a second after its end; its command lines."
+    end = time.monotonic() + 1
+    while (left := living_of_group(child)) and time.monotonic() < end:
+        time.sleep(0.02)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return ", ".join(left.values())
+
+
+def living_of_group(group: int) -> dict[int, str]:
+    "The processes of a group that live, and their command lines."
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone by now
+            state, _, process_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(process_group) == group and state != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ").strip()
+    return found

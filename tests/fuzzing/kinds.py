@@ -1,5 +1,6 @@
 "Every kind of input, by name, and the corpus that they spoil."
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -50,6 +51,9 @@ def make_corpus(folder: Path) -> None:
         shutil.copy(folder / "films" / name, given / f"good{n}{Path(name).suffix}")
         (given / f"good{n}.txt").write_text(f"Good film {n}.")
     runs = (project_root() / "results" / "mini" / "runs.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / "runs.jsonl").write_bytes(b"".join(runs[:: max(1, len(runs) // 40)]))
+    of_phases = {json.loads(line)["spec"]["phase"]: [] for line in runs}
+    for line in runs:
+        of_phases[json.loads(line)["spec"]["phase"]].append(line)
+    (folder / "runs.jsonl").write_bytes(b"".join(line for lines in of_phases.values() for line in lines[:5]))
     with mock.patch.dict(os.environ, FRAMES_MATTER_HOME=str(home)):
         build_dataset(register_own(given, name="mine", like="smoke"), progress=False)

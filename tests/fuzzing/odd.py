@@ -83,6 +83,36 @@ def _change(rng, node, key):
         node[key] = value(rng)
 
 
+def within_types(rng, tree):
+    "A tree of JSON some of whose values are others of the same type."
+    tree = json.loads(json.dumps(tree))
+    for _ in range(rng.choice([1, 1, 3])):
+        node = tree
+        while isinstance(node, (dict, list)) and node:
+            key = rng.choice([*node]) if isinstance(node, dict) else rng.randrange(len(node))
+            if isinstance(node[key], (dict, list)) and node[key] and rng.random() < 0.9:
+                node = node[key]
+                continue
+            node[key] = _like(rng, node[key])
+            break
+    return tree
+
+
+def _like(rng, value):
+    "Another value of the same type, or none."
+    if rng.random() < 0.1:
+        return None
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return rng.choice([0, -1, 1, 2, 7, 10**6, 2**62])
+    if isinstance(value, float):
+        return rng.choice([0.0, -1.0, 0.5, 100.0, 1e300, -1e-300, 7])
+    if isinstance(value, (dict, list)):
+        return type(value)()
+    return text(rng)
+
+
 def as_json(rng, tree) -> bytes:
     "A tree as JSON that may not be JSON."
     plain = json.dumps(tree, ensure_ascii=rng.random() < 0.7)

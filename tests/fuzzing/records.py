@@ -118,7 +118,10 @@ def runs(rng, cell):
     own = json.dumps(RUN).encode()
     lines = [rng.choice(real) if rng.random() < 0.7 else own for _ in range(rng.choice([1, 4, 20]))]
     for at in rng.sample(range(len(lines)), rng.choice([0, 1, 1])):
-        lines[at] = odd.as_json(rng, odd.changed(rng, json.loads(lines[at])))
+        if rng.random() < 0.6:
+            lines[at] = json.dumps(odd.within_types(rng, json.loads(lines[at]))).encode()
+        else:
+            lines[at] = odd.as_json(rng, odd.changed(rng, json.loads(lines[at])))
     data = b"\n".join(lines) + rng.choice([b"\n", b""])
     data = odd.damaged(rng, data) if rng.random() < 0.05 else data
     path = cell.home / "results" / "mini" / "runs.jsonl"
