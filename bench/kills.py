@@ -46,7 +46,7 @@ from frames_matter.study.store import read_records, runs_path
 
 sys.path.insert(0, str(project_root() / "tests"))
 RESULT = project_root() / "results" / "bench" / "kills.json"
-KILLS = dict(folder=50, site=30, refused=25, decord=10, runs=20)
+KILLS = dict(folder=55, site=35, refused=25, decord=10, runs=20)
 SECONDS_TO_END = 20  # that what a killed process had started may go on
 
 BUILD = """
@@ -75,7 +75,8 @@ from frames_matter.base.profiles import get_profile
 from frames_matter.study.grid import grid
 from frames_matter.study.runner import run_all
 print("ready", flush=True)
-run_all(grid(get_profile("smoke", **json.loads(sys.argv[1])), "first_improvement", progress=False), workers=2, progress=False)
+profile = get_profile("smoke", **json.loads(sys.argv[1]))
+run_all(grid(profile, "first_improvement", progress=False), workers=2, progress=False)
 """
 
 
@@ -201,11 +202,12 @@ def site(home: Path, films: Path) -> Iterator[Work]:
     ]
     with serve_faults(make_films(home.parent / "films")) as served:
         fields = dict(source="hub", url_template=served.template, n_clips=16, n_pool=0, patience=1.0, workers=2)
-        profile = get_profile("smoke", **fields | dict(per_host=4, max_bytes=10**7))
+        fields |= dict(per_host=4, max_bytes=10**7)
+        profile = get_profile("smoke", **fields)
         rows = [row(name) for name in names] + [row(f"good{n}", "00:00:02.000") for n in range(4)]
         atomic_write(data_dir(profile) / "metadata.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
         saved = Path(shutil.copytree(home, home.parent / "saved"))
-        yield work_on_a_build(home, profile, saved, fields | dict(per_host=4, max_bytes=10**7))
+        yield work_on_a_build(home, profile, saved, fields)
 
 
 @contextlib.contextmanager
