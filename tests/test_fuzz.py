@@ -1,5 +1,7 @@
-"A slice of `frames-matter bench fuzz`: inputs of every kind, and that what is not right would be seen."
+"""A slice of `frames-matter bench fuzz`: inputs of every kind; that what is not right would be seen; and what it found
+once."""
 
+import io
 import json
 import os
 import random
@@ -7,12 +9,27 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from fuzzing.cell import Watch, command, run_input
 
 from frames_matter.base.errors import UserError
+from frames_matter.base.files import atomic_write
+from frames_matter.base.profiles import data_dir, get_profile
+from frames_matter.data.manifest import load_manifest
+from frames_matter.data.own import own_rows, register_own
+from frames_matter.labs.audit import AUDIT, audit_figures, audit_tables
+from frames_matter.metrics.retrieval import ranks
+from frames_matter.metrics.stats import compare
+from frames_matter.model.losses import infonce
+from frames_matter.model.tokenizer import tokenizer_for
+from frames_matter.report.reader import load_records
+from frames_matter.video.frames import read_clip
+from frames_matter.video.sampling import sample_indices
 
 pytestmark = [
     pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="processes are watched by Linux's means"),
@@ -110,3 +127,111 @@ def test_an_input_follows_from_its_name(tmp_path):
         run_input(kept, name, tmp_path, Watch())
     made = [json.loads(path.read_text()) for path in sorted(tmp_path.iterdir())]
     assert made[0] == made[1] != made[2] and made[0][0] == random.Random("tar/7/0").random()
+
+
+# --- what it found once ---
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
+    return tmp_path
+
+
+MANIFEST = """clip_id,youtube_id,caption,split,status,frames,width,fps,start
+a_0.000_1.000,a,A dog.,train,kept,{},96,12.0,0.0
+b_0.000_1.000,b,A cat.,train,rejected,many,x,y,z
+"""
+
+
+@pytest.mark.parametrize("frames", ["many", "nan", "inf", "1.5", "1e300", "1_0", "--help"])
+def test_a_manifest_whose_numbers_are_none_is_one_sentence(frames, tmp_path):
+    path = tmp_path / "data_manifest" / "x" / "clips.csv"
+    atomic_write(path, MANIFEST.format(12))
+    kept = load_manifest(path)
+    assert kept.frames.tolist() == [12] and kept.fps.tolist() == [12.0] and kept.start.tolist() == [0.0]
+    atomic_write(path, MANIFEST.format(frames))
+    with pytest.raises(UserError, match=f"whose frames '{frames}' is no number"):
+        load_manifest(path)
+
+
+def a_tar(path, films):
+    with tarfile.open(path, "w") as tar:
+        for film in ("good", "odd", "hevc", "deep"):
+            caption = f"A film called {film}.".encode()
+            for name, data in ((f"{film}.mp4", (films / f"{film}.mp4").read_bytes()), (f"{film}.txt", caption)):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+RECORDS = (b"{", b"[]", b"{}", b"\xff", b'{"stamp": []}', b'{"stamp": [], "samples": [["a"]]}', b"[" * 100_000)
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_record_of_unpacking_that_somebody_changed_is_made_anew(record, home, films):
+    profile = register_own(a_tar(home / "shard.tar", films), name="rows")
+    first, written = own_rows(profile), next((data_dir(profile) / "unpacked").glob("*.json"))
+    whole = written.read_bytes()
+    written.write_bytes(record)
+    assert own_rows(profile).equals(first) and written.read_bytes() == whole
+
+
+def test_a_record_of_unpacking_names_no_file_elsewhere(home, films):
+    profile = register_own(a_tar(home / "shard.tar", films), name="rows")
+    first, written = own_rows(profile), next((data_dir(profile) / "unpacked").glob("*.json"))
+    (home / "data" / "evil.mp4").write_bytes((films / "good.mp4").read_bytes())
+    tree = json.loads(written.read_bytes())
+    tree["samples"][0][1] = "../../evil.mp4"
+    written.write_text(json.dumps(tree))
+    assert own_rows(profile).equals(first) and not first.address.str.contains("evil").any()
+
+
+@pytest.mark.parametrize("size", ["-1", "9" * 20, "x"])
+def test_a_tar_whose_sizes_are_none_is_one_sentence(size, home, films):
+    path = home / "shard.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.mp4")
+        member.pax_headers = {"size": size}
+        tar.addfile(member)
+    with pytest.raises(UserError, match="shard.tar (is damaged or no tar|holds no video)|None of the 1 clips"):
+        register_own(path, name="rows")
+
+
+def test_a_sentence_holds_nothing_that_a_terminal_obeys(tmp_path):
+    path = tmp_path / "a\nb\x1b[2J.mp4"
+    path.write_bytes(b"no film")
+    with pytest.raises(UserError, match="cannot be opened as video") as told:
+        read_clip(path)
+    assert "a\\nb\\x1b[2J.mp4" in str(told.value) and str(told.value).isprintable()
+
+
+def test_features_that_do_not_fit_are_one_sentence():
+    clips = torch.nn.functional.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert infonce(clips, clips.double()).item() == pytest.approx(infonce(clips, clips).item(), abs=1e-6)
+    for other in (clips[:2], clips.T, clips[0], clips[None]):
+        with pytest.raises(UserError, match="as many clips as captions"):
+            infonce(clips, other)
+
+
+def test_metrics_of_what_is_none_are_one_sentence():
+    assert ranks([[0.1, 0.9], [0.2, 0.1]], [1, 1]).tolist() == [1, 2]
+    for positives in ([2, 0], [0], [0.5, 1], []):
+        with pytest.raises(UserError, match="one whole number from 0 to 1"):
+            ranks([[0.1, 0.9], [0.2, 0.1]], positives)
+    with pytest.raises(UserError, match="no queries"):
+        compare([], [], np.arange(0))
+    assert compare(torch.zeros(6), torch.ones(6), np.arange(6)) == (100, 100, 100)
+    with pytest.raises(UserError, match="Captions are a list, not NoneType"):
+        tokenizer_for("mini")(None)
+    with pytest.raises(UserError, match="at least 1 frame"):
+        sample_indices("uniform", float("nan"))
+
+
+def test_a_report_on_a_part_of_the_audit_shows_what_there_is(root):
+    runs = AUDIT.prepare(load_records(get_profile("mini"), AUDIT.layout))
+    with_nothing = [table.name for table in audit_tables(runs[runs.canary != ""])]
+    with_switches = [table.name for table in audit_tables(runs[runs.canary == ""])]
+    assert with_nothing == ["canary"] and with_switches == ["audit"]
+    assert audit_figures(runs[runs.canary != ""]) == []
