@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import UserError
+from ..base.errors import UserError, shown
 from ..base.files import project_root
 from ..base.hub import commit_of, hub_file, hub_list
 from ..base.json_input import parse_written_json
@@ -260,7 +260,7 @@ def table_errors(files: Sequence[Path]) -> Iterator[None]:
     except (pl.exceptions.PolarsError, OSError) as e:
         names = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
         raise UserError(
-            f"{names} cannot be read as a table of rows ({' '.join(str(e).split())[:160]}); fetch it again."
+            f"{names} cannot be read as a table of rows ({shown(' '.join(str(e).split()), 160)}); fetch it again."
         ) from e
 
 

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
 from ..base.files import atomic_write, file_sha256
-from ..base.json_input import parse_json, read_json
+from ..base.json_input import parse_json
 from ..base.processes import process_map
 from ..base.seeds import seed_everything, stable_seed
 from ..metrics.retrieval import cosine_similarity, foil_outcomes, retrieval_metrics
