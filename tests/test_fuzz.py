@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import polars
 import pytest
 import torch
 from fuzzing.cell import Watch, command, run_input
@@ -22,6 +23,7 @@ from frames_matter.base.files import atomic_write
 from frames_matter.base.profiles import data_dir, get_profile
 from frames_matter.data.manifest import load_manifest
 from frames_matter.data.own import own_rows, register_own
+from frames_matter.data.row_table import table_errors
 from frames_matter.labs.audit import AUDIT, audit_figures, audit_tables
 from frames_matter.metrics.retrieval import ranks
 from frames_matter.metrics.stats import compare
@@ -205,6 +207,12 @@ def test_a_sentence_holds_nothing_that_a_terminal_obeys(tmp_path):
     with pytest.raises(UserError, match="cannot be opened as video") as told:
         read_clip(path)
     assert "a\\nb\\x1b[2J.mp4" in str(told.value) and str(told.value).isprintable()
+
+
+def test_a_complaint_about_a_table_holds_no_address_of_memory():
+    with pytest.raises(UserError, match=r"a.parquet cannot be read .*__CSER_ of a column\); fetch"):  # noqa: SIM117
+        with table_errors([Path("a.parquet")]):
+            raise polars.exceptions.ComputeError("__CSER_0x10000000a of a column")
 
 
 def test_features_that_do_not_fit_are_one_sentence():

@@ -38,7 +38,7 @@ def shown(text: object, limit: int = 1000) -> str:
     limit : int
         Characters, at most.
     """
-    plain = re.sub(r"( at)? 0x[0-9A-Fa-f]{6,16}\b", "", str(text))
+    plain = re.sub(r"( at | )?0x[0-9A-Fa-f]{6,16}\b", "", str(text))
     plain = "".join(letter if letter in "\t\n" or is_harmless(letter) else "?" for letter in plain)
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."
 
