@@ -210,7 +210,7 @@ def _known_samples(record, stamp):
         return None
     return known["samples"] if known and known["stamp"] == stamp else None
 
-
+# %% ../../nbs/data/own_tars.ipynb #f0220010
 @contextlib.contextmanager
 def _opened(tar):
     "A tar, open while a block runs; a `UserError` if it is damaged."
