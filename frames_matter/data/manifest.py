@@ -93,7 +93,7 @@ def read_manifest(table: Path, check_names: bool = True) -> pd.DataFrame:
     states = zip(manifest.clip_id, manifest.status, strict=True)
     return manifest.assign(path=[str(clips / f"{i}.mp4") if status == "kept" else None for i, status in states])
 
-
+# %% ../../nbs/data/manifest.ipynb #f0220011
 def _as_numbers(column, kept, table):
     "A column as numbers; a `UserError` if that of a kept clip is none, or no whole one where things were counted."
     numbers = pd.to_numeric(column, errors="coerce").astype(float)
