@@ -101,7 +101,7 @@ def test_limits_admit_what_is_used():
 
 
 def test_an_error_helps():
-    with pytest.raises(UserError, match=r"must be a list, not 0; write it as in -o seeds=\[0\]"):
+    with pytest.raises(UserError, match=r"must be a list, not 0; write it as in -o 'seeds=\[0\]'"):
         get_profile("smoke", **parse_overrides(["seeds=0"]))
     for pair, said in {"name=x": "Unknown profile field 'name'", "k": "FIELD=VALUE", "like=mini": "Unknown"}.items():
         with pytest.raises(UserError, match=said):

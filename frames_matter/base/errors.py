@@ -13,11 +13,20 @@ from collections.abc import Collection, Hashable, Mapping
 from numbers import Integral
 from typing import Any
 
-from .text import is_harmless
+from .text import is_harmless, visible
 
 # %% ../../nbs/base/errors.ipynb #5a124c0e
 class UserError(ValueError):
-    "Something the user can put right; its text is one sentence that says what is wrong and what to do."
+    """Something the user can put right; its text is one sentence that says what is wrong and what to do.
+
+    Parameters
+    ----------
+    text : str
+        What it quotes may be somebody else's, such as a file's name: nothing of it stays that a terminal obeys.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(visible(text))
 
 # %% ../../nbs/base/errors.ipynb #a1b20012
 def shown(text: object, limit: int = 1000) -> str:
@@ -30,7 +39,7 @@ def shown(text: object, limit: int = 1000) -> str:
     limit : int
         Characters, at most.
     """
-    plain = re.sub(r"( at)? 0x[0-9A-Fa-f]{6,16}\b", "", str(text))
+    plain = re.sub(r"( at | )?0x[0-9A-Fa-f]{6,16}\b", "", str(text))
     plain = "".join(letter if letter in "\t\n" or is_harmless(letter) else "?" for letter in plain)
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."
 

@@ -7,7 +7,6 @@ __all__ = ['PIECE', 'json_lines']
 
 # %% ../../nbs/data/json_lines.ipynb #0c5d9b0f
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pandas as pd
 
 from ..base.errors import UserError
 from ..base.files import os_errors_told
-from ..base.json_input import parse_json
+from ..base.json_input import parse_written_json
 from .row_checks import TABLE_COLUMNS, assert_columns
 
 # %% ../../nbs/data/json_lines.ipynb #46dff2c2
@@ -62,21 +61,7 @@ def json_lines(path: str | Path, piece: int = PIECE, needs_score: bool = True) -
 def _table_of(lines, path):
     "Lines as a table."
     try:
-        return pd.DataFrame([_json_object(line) for line in lines if line.strip()])
+        rows = [parse_written_json(line, dict[str, Any], "a line", "mend it") for line in lines if line.strip()]
+        return pd.DataFrame(rows)
     except (ValueError, TypeError) as e:
         raise UserError(f"{path} is not a table of JSON lines: {str(e).splitlines()[0].rstrip('.')}.") from e
-
-
-def _json_object(line):
-    "One JSON object, whatever its fields; half a letter, which no file can hold, becomes a question mark."
-    whole = _HALF_A_LETTER.sub(lambda found: b"?" if found["half"] else found[0], line.removeprefix(b"\xef\xbb\xbf"))
-    numbers = _TEXT_OR_NO_NUMBER.sub(lambda found: b"null" if found["none"] else found[0], whole)
-    return parse_json(numbers, dict[str, Any], "a line", "mend it")
-
-
-# A text is passed over whole; NaN and infinity, as Python writes them though JSON has no such number, are no score.
-_TEXT_OR_NO_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|(?P<none>-?\b(?:NaN|Infinity)\b)')
-# An escaped backslash and a whole pair are passed over, so that what is left is half of one.
-_HALF_A_LETTER = re.compile(
-    rb"\\\\|\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<half>\\u[dD][89a-fA-F]\w\w)",
-)

@@ -7,7 +7,6 @@ __all__ = ['ARCHIVES', 'NO_CAPTIONS', 'NO_VIDEO', 'read_sidecars', 'walk_folder'
            'clips_of_folder']
 
 # %% ../../nbs/data/own_folder.ipynb #7207b4b6
-import json
 import os
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..base.errors import UserError
+from ..base.json_input import parse_written_json
 from ..base.text import composed, is_missing, visible
 from .failures import HEAD_BYTES, begins_as_video
 from .own_clip import CAPTION_SUFFIXES, LARGEST_CAPTION, VIDEO_SUFFIXES, GivenClip, path_below
@@ -45,9 +45,9 @@ def read_sidecars(files: dict[str, bytes], name: str) -> dict:
         If they say different captions.
     """
     try:
-        about = json.loads(files["json"].decode("utf-8-sig")) if "json" in files else {}
         texts = [content.decode("utf-8-sig") for kind, content in files.items() if kind != "json"]
-    except (ValueError, RecursionError) as e:
+        about = parse_written_json(files.get("json", b"{}"))
+    except ValueError as e:
         form = "text" if isinstance(e, UnicodeDecodeError) else "JSON"
         raise Rejected(f"what stands beside it is not {form} in UTF-8") from e
     if not isinstance(about, dict):

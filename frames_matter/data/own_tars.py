@@ -6,6 +6,7 @@
 __all__ = ['RECORD_VERSION', 'key_and_kind', 'is_plain_path', 'unpack_sample', 'clips_of_tars']
 
 # %% ../../nbs/data/own_tars.ipynb #5ed16d3d
+import contextlib
 import json
 import shutil
 import tarfile
@@ -13,9 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Annotated, TypedDict
 
-from ..base.errors import UserError
+from msgspec import Meta
+
+from ..base.errors import UserError, shown
 from ..base.files import atomic_path, atomic_write
+from ..base.json_input import read_json
 from ..base.text import composed, is_missing
 from .failures import HEAD_BYTES, begins_as_video
 from frames_matter.data.own_clip import (
@@ -173,24 +178,49 @@ def _title(tars):
 
 # %% ../../nbs/data/own_tars.ipynb #f8dd152d
 RECORD_VERSION = 2  # raise it when the same tar gives other samples
+_FileName = Annotated[str, Meta(pattern=r"^([0-9a-f]{32}\.[0-9a-z]+)?\Z")]  # as `unpack_sample` makes it
+
+
+class _Unpacked(TypedDict):
+    "What is written down of a tar: when it was as it is, and key, file's name, what is said and what is wrong."
+
+    stamp: list[int | str]
+    samples: list[tuple[str, _FileName, dict[str, str | int | float], str]]
 
 
 def _samples_of(tar, folder, unpack):
     "Unpack a tar's samples unless that is done: [key, file's name, what is said of it, what is wrong with it] each."
     stamp = [RECORD_VERSION, str(tar), tar.stat().st_size, tar.stat().st_mtime_ns]
     record = folder / f"{text_sha256(str(tar))[:20]}.json"
-    if record.is_file():
-        known = json.loads(record.read_text(encoding="utf-8"))
-        if known["stamp"] == stamp and all((folder / file).is_file() for _, file, *_ in known["samples"] if file):
-            return known["samples"]
-    try:
-        with tarfile.open(tar, "r:") as opened:
-            samples = [unpack(opened, key, members, tar, folder) for key, members in _members_by_key(opened).items()]
-    except (tarfile.TarError, EOFError) as e:
-        raise UserError(f"{tar} is damaged or no tar ({e}); fetch or write it again, uncompressed.") from e
+    known = _known_samples(record, stamp)
+    if known is not None and all((folder / file).is_file() for _, file, *_ in known if file):
+        return known
+    with _opened(tar) as opened:
+        samples = [unpack(opened, key, members, tar, folder) for key, members in _members_by_key(opened).items()]
     samples = [sample for sample in samples if sample]
     atomic_write(record, json.dumps(dict(stamp=stamp, samples=samples), ensure_ascii=True))
     return samples
+
+
+def _known_samples(record, stamp):
+    "What is written down of a tar, if it has not changed since; None where there is nothing that can be believed."
+    try:
+        known = read_json(record, _Unpacked) if record.is_file() else None
+    except UserError:
+        return None
+    return known["samples"] if known and known["stamp"] == stamp else None
+
+# %% ../../nbs/data/own_tars.ipynb #f0220010
+@contextlib.contextmanager
+def _opened(tar):
+    "A tar, open while a block runs; a `UserError` if it is damaged."
+    try:
+        with tarfile.open(tar, "r:") as opened:
+            yield opened
+    except (UserError, OSError):
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as e:  # sizes and names in it may be anything
+        raise UserError(f"{tar} is damaged or no tar ({shown(e, 100)}); fetch or write it again, uncompressed.") from e
 
 
 def _members_by_key(opened):

@@ -11,16 +11,16 @@ __all__ = ['KNOWN_ROW_COUNTS', 'TABLE_SUFFIXES', 'CONVERTED_REVISION', 'NO_POLAR
 import contextlib
 import fnmatch
 import itertools
-import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import UserError
+from ..base.errors import UserError, shown
 from ..base.files import project_root
 from ..base.hub import commit_of, hub_file, hub_list
+from ..base.json_input import parse_written_json
 from .row_checks import SCORE, TABLE_COLUMNS, assert_columns
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def table_errors(files: Sequence[Path]) -> Iterator[None]:
     except (pl.exceptions.PolarsError, OSError) as e:
         names = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
         raise UserError(
-            f"{names} cannot be read as a table of rows ({' '.join(str(e).split())[:160]}); fetch it again."
+            f"{names} cannot be read as a table of rows ({shown(' '.join(str(e).split()), 160)}); fetch it again."
         ) from e
 
 
@@ -315,9 +315,10 @@ def _scan_lenient(files):
 
 def _first_names(file):
     "The columns of a file of JSON lines, as its first hundred rows have them."
-    with open(file, encoding="utf-8-sig") as lines:
-        try:
-            rows = [json.loads(line) for line in itertools.islice(lines, 100) if line.strip()]
-            return list(dict.fromkeys(name for row in rows for name in dict(row)))
-        except (ValueError, TypeError, RecursionError) as e:
-            raise UserError(f"{file.name} is not a table of JSON lines: {str(e).splitlines()[0]}.") from e
+    with open(file, "rb") as lines:
+        first = [line for line in itertools.islice(lines, 100) if line.strip()]
+    try:
+        rows = [parse_written_json(line, dict[str, Any], "a line", "mend it") for line in first]
+    except UserError as e:
+        raise UserError(f"{file.name} is not a table of JSON lines: {e}") from e
+    return list(dict.fromkeys(name for row in rows for name in row))

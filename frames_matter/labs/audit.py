@@ -237,7 +237,8 @@ def table_canary(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     orders = PROTOCOL_NAMES, tuple(CANARY_TITLES.values()), tuple(head.title for head in HEADS.values())
     order = {name: i for names in orders for i, name in enumerate(names)}
     keys = ["protocol", "canary", "model"]
-    return pd.DataFrame(rows).sort_values(keys, key=lambda s: s.map(order), ignore_index=True).set_index(keys)
+    table = pd.DataFrame(rows, columns=None if rows else keys)
+    return table.sort_values(keys, key=lambda s: s.map(order), ignore_index=True).set_index(keys)
 
 
 def _against_chance(runs: pd.DataFrame, protocol: str, level: float) -> dict[str, float | bool]:
@@ -317,16 +318,13 @@ def audit_tables(runs: pd.DataFrame) -> list[Table]:
     rows = "Row “none”: the published protocol, and the sound one. "
     together = " Intervals hold together at 95 %."
     audit, canary = table_audit(runs), table_canary(runs)
-    return [
-        Table("audit", "The audit: one switch at a time", audit, show_audit(audit), switches + rows + basis),
-        Table(
-            "canary",
-            "The canaries: what is found where there is nothing",
-            canary,
-            show_canary(canary),
-            basis + together,
-        ),
-    ]
+    titles = ("The audit: one switch at a time", "The canaries: what is found where there is nothing")
+    tables = []
+    if len(audit):
+        tables.append(Table("audit", titles[0], audit, show_audit(audit), switches + rows + basis))
+    if len(canary):
+        tables.append(Table("canary", titles[1], canary, show_canary(canary), basis + together))
+    return tables
 
 
 def audit_figures(runs: pd.DataFrame) -> list[Figure]:
@@ -335,7 +333,7 @@ def audit_figures(runs: pd.DataFrame) -> list[Figure]:
         "The alignment loss with one defect corrected (from the published end) or left in (from the sound end); "
         "mean over seeds."
     )
-    return [Figure("audit", caption, lambda: plot_audit(runs))]
+    return [Figure("audit", caption, lambda: plot_audit(runs))] if len(table_audit(runs)) else []
 
 
 AUDIT = Laboratory(

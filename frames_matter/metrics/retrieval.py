@@ -60,25 +60,6 @@ def cosine_similarity(video: Any, text: Any) -> np.ndarray:
         raise UserError(f"Features must be (M, D) and (N, D) of one D, not {video.shape} and {text.shape}.")
     return _unit(text) @ _unit(video).T
 
-# %% ../../nbs/lessons/02_baseline.ipynb #56e48df6
-def ranks(scores: Any, positives: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The rank of each query's true candidate.
-
-    Parameters
-    ----------
-    scores : array or torch.Tensor
-        (Q queries, C candidates).
-    positives : sequence of int
-        (Q,) the candidate that is true of each query.
-
-    Returns
-    -------
-    np.ndarray
-        float (Q,), from 1; equal scores take the average of their ranks.
-    """
-    scores = as_array(scores)
-    return rankdata(-scores, method="average", axis=1)[np.arange(len(scores)), positives]
-
 # %% ../../nbs/lessons/02_baseline.ipynb #c8428963
 def _checked_similarity(similarity):
     "A similarity matrix as float64, or what is wrong with it."
@@ -109,6 +90,31 @@ def _checked_positives(positives, s):
             f"positives must be one whole number from 0 to {clips - 1} for each of the {captions} captions."
         )
     return p
+
+# %% ../../nbs/lessons/02_baseline.ipynb #56e48df6
+def ranks(scores: Any, positives: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The rank of each query's true candidate.
+
+    Parameters
+    ----------
+    scores : array or torch.Tensor
+        (Q queries, C candidates).
+    positives : sequence of int
+        (Q,) the candidate that is true of each query.
+
+    Returns
+    -------
+    np.ndarray
+        float (Q,), from 1; equal scores take the average of their ranks.
+
+    Raises
+    ------
+    UserError
+        If a score is not finite, or the two do not fit.
+    """
+    scores = _checked_similarity(scores)
+    true = _checked_positives(positives, scores)
+    return rankdata(-scores, method="average", axis=1)[np.arange(len(scores)), true]
 
 # %% ../../nbs/lessons/02_baseline.ipynb #841c852e
 def _recalls(ranks, direction):

@@ -36,6 +36,8 @@ def _checked_pair(a, b, groups):
             "Two models are compared on the same queries, each with its video; "
             f"these are {a.shape[1]}, {b.shape[1]} and {len(groups)} queries."
         )
+    if not groups.size:
+        raise UserError("There are no queries to compare two models on.")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise UserError("Scores to compare must be finite; some are not.")
     return a, b, groups
@@ -110,7 +112,7 @@ def compare(
     low = high = np.nan
     if len(np.unique(groups)) >= LEAST_VIDEOS:
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return 100 * float(np.mean(b) - np.mean(a)), 100 * float(low), 100 * float(high)
+    return 100 * float(as_array(b).mean() - as_array(a).mean()), 100 * float(low), 100 * float(high)
 
 
 def mean_with_interval(scores: np.ndarray, groups: Sequence) -> tuple[float, float, float]:

@@ -30,8 +30,14 @@ def _logits(similarity: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def _cosines(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    "(B, D) and (B, D) to (B captions, B clips)."
-    video, text = at_least_float32(video), at_least_float32(text)
+    "(B, D) and (B, D) to (B captions, B clips), or a `UserError`."
+    if video.ndim != 2 or video.shape != text.shape:
+        raise UserError(
+            "A contrastive loss needs features (B, D) of as many clips as captions, "
+            f"not {tuple(video.shape)} and {tuple(text.shape)}."
+        )
+    kind = torch.promote_types(video.dtype, text.dtype)
+    video, text = at_least_float32(video.to(kind)), at_least_float32(text.to(kind))
     return normalize(text, dim=-1) @ normalize(video, dim=-1).T
 
 # %% ../../nbs/lessons/03_first_improvement.ipynb #94570347

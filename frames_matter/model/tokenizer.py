@@ -82,8 +82,8 @@ class ClipTokenizer:
 
     def __call__(self, texts: Iterable[str], context_length: int = 32) -> torch.Tensor:
         "(B, L) int64 ids of B captions: start, text, end, zeros; a caption that is too long loses its end's words."
-        if isinstance(texts, str):
-            raise UserError("Captions are a list, not one string; write [caption].")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise UserError(f"Captions are a list, not {type(texts).__name__}; write [caption].")
         _check_length(context_length)
         whole = self.whole(texts)
         out = torch.zeros(len(whole), context_length, dtype=torch.long)

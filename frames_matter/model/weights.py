@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,19 +23,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 import frames_matter
-from ..base.errors import UserError
+from ..base.errors import UserError, shown
 from ..base.files import atomic_path
 from ..base.hub import pinned, resolve_file
+from ..base.json_input import parse_written_json
 from ..base.profiles import Profile
 from .compute import check_device
 from .viclip import ViCLIP, ViCLIPConfig, interpolate_positions
 
 # %% ../../nbs/model/weights.ipynb #45f79fec
-def _shown(name: object) -> str:
-    "A name out of a file, short and fit for a terminal."
-    return "".join(c if c.isprintable() else "?" for c in str(name)[:100])
-
-
 _DIMENSIONS = {  # of the tensors that the sizes are read off
     "vision_encoder.conv1.weight": 5,
     "vision_encoder.positional_embedding": 2,
@@ -52,7 +49,7 @@ def _depth(tensors: Mapping, tower: str) -> int:
     if odd := sorted(numbers - {str(i) for i in range(len(numbers))}):
         raise UserError(
             f"Not a ViCLIP checkpoint: the {len(numbers)} blocks of its {tower} are not numbered from 0 on; "
-            f"among them is {_shown(odd[0])}."
+            f"among them is {shown(odd[0], 100)}."
         )
     return max(1, len(numbers))
 
@@ -62,7 +59,7 @@ def _sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     if missing := [name for name in _DIMENSIONS if name not in tensors]:
         raise UserError(f"Not a ViCLIP checkpoint: it has no tensor called {', '.join(missing)}.")
     shapes = {name: tuple(tensors[name].shape) for name in _DIMENSIONS}
-    if wrong := [_shown(f"{name} {shape}") for name, shape in shapes.items() if len(shape) != _DIMENSIONS[name]]:
+    if wrong := [shown(f"{name} {shape}", 100) for name, shape in shapes.items() if len(shape) != _DIMENSIONS[name]]:
         raise UserError(f"Not a ViCLIP checkpoint: {', '.join(wrong)} has another number of dimensions.")
     (width, _, _, patch, _), (positions, _), (_, frames, _), (_, dim), (length, _), (vocab, text) = shapes.values()
     return dict(
@@ -109,7 +106,7 @@ _NAMES_TOLD = 20  # names in a sentence, before "and ... more"
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
-    return ", ".join(map(_shown, names[:_NAMES_TOLD])) + more
+    return ", ".join(shown(name, 100) for name in names[:_NAMES_TOLD]) + more
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -119,7 +116,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     held = re.search(r"(?:GLOBAL|class|type) ([\w.]+) ", str(error))
     if held and "eights" in str(error):  # torch names what it will not read: "Weights only load failed. ... GLOBAL x.y"
         return UserError(
-            f"{path} holds {_shown(held[1])}, which is no tensor and could run code; it was not loaded: "
+            f"{path} holds {shown(held[1], 100)}, which is no tensor and could run code; it was not loaded: "
             f"take a checkpoint of tensors alone."
         )
     return UserError(
@@ -129,11 +126,18 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 # %% ../../nbs/model/weights.ipynb #d2dd54c8
 def _own_config(text: str, path: Path) -> ViCLIPConfig:
     "The configuration that is written in a file."
+    odd = f"The configuration in {path} is not a ViCLIP's"
+    no_sizes = f"{odd}: it is not the JSON of a model's sizes; save it with save_viclip."
     try:
-        return ViCLIPConfig(**json.loads(text))
-    except (TypeError, ValueError, RecursionError) as e:
-        reason = f"{e} S" if isinstance(e, UserError) else "it is not the JSON of a model's sizes; s"
-        raise UserError(f"The configuration in {path} is not a ViCLIP's: {reason}ave it with save_viclip.") from e
+        sizes = parse_written_json(text.encode("utf-8", "replace"), dict[str, Any])
+    except UserError as e:
+        raise UserError(no_sizes) from e
+    try:
+        return ViCLIPConfig(**sizes)
+    except TypeError as e:  # it knows no such size
+        raise UserError(no_sizes) from e
+    except UserError as e:
+        raise UserError(f"{odd}: {e} Save it with save_viclip.") from e
 
 
 def _read_safetensors(path: Path) -> tuple[dict, ViCLIPConfig | None]:
@@ -206,7 +210,7 @@ def _without_wrapper(tensors: dict, path: Path) -> dict:
     if not prefix or not all(name.startswith(prefix) for name in tensors):
         return tensors
     warnings.warn(
-        f"The names of all tensors in {path.name} begin with '{_shown(prefix)}', as a wrapper saves them; "
+        f"The names of all tensors in {path.name} begin with '{shown(prefix, 100)}', as a wrapper saves them; "
         f"it is taken off.",
         stacklevel=4,
     )

@@ -190,8 +190,8 @@ def _filled(strategy, indices, n_frames, k):
 
 def _check_counts(n_frames, k):
     "Refuse a clip without frames, and a wish for none."
-    if n_frames < 1:
-        raise UserError(f"A clip must have at least 1 frame to sample from, not {n_frames}.")
+    if not is_whole_number(n_frames, 1):
+        raise UserError(f"A clip must have at least 1 frame to sample from, a whole number of them, not {n_frames!r}.")
     if not is_whole_number(k, 1):
         raise UserError(f"At least 1 frame must be sampled, and a whole number of them, not {k!r}.")
 

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
 from ..base.files import atomic_write, file_sha256
+from ..base.json_input import parse_json
 from ..base.processes import process_map
 from ..base.seeds import seed_everything, stable_seed
 from ..metrics.retrieval import cosine_similarity, foil_outcomes, retrieval_metrics
@@ -145,7 +146,7 @@ def train_bpe(path: str | Path, n_captions: int = 20_000, seed: int = 7) -> None
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     trainer = trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    merges = parse_json(tokenizer.to_str())["model"]["merges"]
     lines = ["#version: 0.2 (made by frames_matter.pretrain)"]  # as in the file that is shipped
     lines += [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     atomic_write(path, gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))

@@ -1,34 +1,20 @@
-"""Checkpoints and lists of merges as nobody should make them: seeded, and read in processes of their own.
-
-`python tests/fuzz_weights.py [inputs] [seed]` reads so many, and tells what came of them: each must load and answer, or
-be refused in one sentence, in a second or so and in little memory.
-"""
+"Checkpoints and lists of merges as nobody should make them, and pickles that would run code."
 
 import gzip
 import io
 import json
-import random
-import resource
+import pickle
 import struct
-import sys
-import tempfile
-import time
-import warnings
 import zipfile
-from collections import Counter
-from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 from safetensors.torch import save
 
-from frames_matter.base.errors import UserError
 from frames_matter.model.tokenizer import clip_tokenizer
 from frames_matter.model.viclip import ViCLIP, ViCLIPConfig
-from frames_matter.model.weights import load_viclip
+from frames_matter.model.weights import ASSETS, load_viclip, read_config
 
 SMALL = ViCLIPConfig(32, 16, 64, 2, 1, 32, 4, 16, 300, 64, 1, 2)
-SECONDS, MEGABYTES = 30, 700  # of one input; the memory beyond what is loaded before the first
 ODD = (
     0,
     -1,
@@ -202,118 +188,109 @@ def pickle_of_opcodes(rng) -> bytes:
 
 def merges(rng) -> bytes:
     "A list of merges that is none, or not this model's."
-    with gzip.open(Path(load_viclip.__globals__["ASSETS"]) / "nano_bpe.txt.gz") as file:
+    with gzip.open(ASSETS / "nano_bpe.txt.gz") as file:
         lines = file.read().split(b"\n")
     for _ in range(rng.choice([1, 3])):
         at = rng.randrange(len(lines) + 1)
         lines[at : at + rng.choice([0, 1, 500])] = rng.choice(
             [[b""], [b"a b c"], [b"zz qq"], [b"\xff\xfe"], [b"x"], []]
         )
-    text = rng.choice([b"\n".join(lines)] * 4 + [b"", b"\n", b"#version\n", bytes(3 * 10**7), b"a b\n" * 10**6])
+    text = rng.choice([b"\n".join(lines)] * 12 + [b"", b"\n", b"#version\n", bytes(3 * 10**7), b"a b\n" * 10**6])
     data = gzip.compress(text, 1)
-    return rng.choice([data] * 5 + [text[: 10**6], data[: len(data) // 2], data[:-4] + b"\0\0\0\0", b""])
+    return rng.choice([data] * 12 + [text[: 10**6], data[: len(data) // 2], data[:-4] + b"\0\0\0\0", b""])
 
 
-KINDS = {
-    "config.safetensors": safetensors,
-    "header.safetensors": other_header,
-    "tensors.pth": checkpoint,
-    "damaged.pth": damaged,
-    "damaged.safetensors": damaged,
-    "opcodes.pth": pickle_of_opcodes,
-    "merges.txt.gz": merges,
+class Runs:
+    "Would make a file if it were unpickled."
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+CALLS = ("os system", "posix system", "builtins exec", "builtins eval", "subprocess Popen", "torch load", "nt system")
+
+
+def pickle_that_runs(rng, cell) -> bytes:
+    "A checkpoint that makes a file, or calls a program, if it is unpickled as Python likes to."
+    tensors = tensors_of_a_model()
+    name = rng.choice([*tensors])
+    content = rng.choice(
+        [
+            lambda: {"model": tensors, "beside": Runs(cell.canary)},
+            lambda: {"model": tensors | {name: Runs(cell.canary)}},
+            lambda: {"model": tensors | {Runs(cell.canary): tensors[name]}},
+            lambda: Runs(cell.canary),
+        ]
+    )()
+    if rng.random() < 0.5:
+        return pickled(content, zipped=rng.random() < 0.7)
+    call = rng.choice(CALLS).replace(" ", "\n")
+    argument = f"touch {cell.canary}" if "exec" not in call else f"open({str(cell.canary)!r}, 'w')"
+    bare = f"c{call}\n(V{argument}\ntR.".encode()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("archive/data.pkl", rng.choice([bare, b"\x80\x02" + bare, pickle.dumps(content)]))
+        file.writestr("archive/version", "3")
+        if rng.random() < 0.3:  # as TorchScript has it
+            file.writestr("archive/constants.pkl", bare)
+            file.writestr("archive/code/a.py", argument)
+    return rng.choice([out.getvalue(), bare, pickle.dumps(content)])
+
+
+INDEX = dict(metadata=dict(total_size=1), weight_map={"vision_encoder.proj": "../../evil.safetensors"})
+
+
+def _shards(rng) -> bytes:
+    "An index of shards, which is no checkpoint."
+    return json.dumps(INDEX).encode()
+
+
+WRITERS = {  # ending -> what a file of it may be
+    ".safetensors": (safetensors, safetensors, other_header, damaged, _shards),
+    ".pth": (checkpoint, checkpoint, damaged, pickle_of_opcodes, _shards),
 }
 
 
-def make(seed: int, folder: Path) -> Path:
-    "The input of a seed, as a file."
-    rng = random.Random(seed)
-    name = [*KINDS][seed % len(KINDS)]
-    path = folder / f"{seed}_{name}"
-    path.write_bytes(KINDS[name](rng))
+def _loaded(path):
+    "Load a model and let it answer."
+    with torch.no_grad():
+        model = load_viclip(path)
+        assert model.config == read_config(path)
+        size, tokens = model.config.image_size, torch.tensor([[1, 2, 0]]) % model.config.vocab_size
+        answers = model.encode_video(torch.zeros(1, 2, 3, size, size)), model.encode_text(tokens)
+        assert all(a.isfinite().all() for a in answers), "answers NaN"
+
+
+def _file(cell, name, data):
+    path = cell.given / name
+    path.write_bytes(data)
     return path
 
 
-def read(path: Path) -> str:
-    'What comes of an input: "loaded", "refused", or what should not have happened.'
-    try:
-        if path.suffix == ".gz":
-            tokenize = clip_tokenizer(str(path))
-            assert tokenize(["a dog"]).max() < tokenize.vocab_size
-            return "loaded"
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            model = load_viclip(path)
-            size, tokens = model.config.image_size, torch.tensor([[1, 2, 0]]) % model.config.vocab_size
-            answers = model.encode_video(torch.zeros(1, 2, 3, size, size)), model.encode_text(tokens)
-            assert all(a.isfinite().all() for a in answers), "answers NaN"
-        return "loaded"
-    except UserError as e:
-        told = str(e)
-        short = len(told) < 4000 and told.isprintable()
-        return "refused" if short else f"refused, but with {len(told)} characters: {ascii(told[:200])}"
-    except BaseException as e:  # a panic of a library in Rust is no Exception
-        return f"{type(e).__name__}: {ascii(str(e)[:200])}"
+def checkpoint_file(rng, cell):
+    "A checkpoint whose tensors, header, pickle or configuration say other things than they should."
+    suffix = rng.choice([*WRITERS])
+    path = _file(cell, f"model{suffix}", rng.choice(WRITERS[suffix])(rng))
+    return lambda: _loaded(path)
 
 
-def _serve(pipe, megabytes):
-    "Read what paths come, and tell; the memory is limited."
-    load_viclip("nano")
-    torch.set_num_threads(1)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    while path := pipe.recv():
-        told = read(path)
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - start
-        pipe.send(told if grown < megabytes else f"took {grown} MB ({told})")
+def pickle_file(rng, cell):
+    "A pickle that would run code."
+    path = _file(
+        cell, rng.choice(["model.pth", "model.pt", "model.bin", "model.safetensors"]), pickle_that_runs(rng, cell)
+    )
+    return lambda: _loaded(path)
 
 
-class Reader:
-    "A process that reads inputs; one that hangs or dies is told and made anew."
+def merges_file(rng, cell):
+    "A list of merges that is none, or another model's."
+    path = _file(cell, "merges.txt.gz", merges(rng))
 
-    def __init__(self):
-        self.process = None
+    def call():
+        tokenize = clip_tokenizer(str(path))
+        assert tokenize(["a dog"]).max() < tokenize.vocab_size
 
-    def __call__(self, path: Path) -> str:
-        if self.process is None:
-            context = get_context("spawn")
-            self.pipe, end = context.Pipe()
-            self.process = context.Process(target=_serve, args=(end, MEGABYTES), daemon=True)
-            self.process.start()
-            end.close()
-        self.pipe.send(path)
-        try:
-            if self.pipe.poll(SECONDS):
-                return self.pipe.recv()
-            told = f"hung for {SECONDS} s"
-        except EOFError:
-            self.process.join()
-            told = f"ended the process ({self.process.exitcode})"
-        self.close()
-        return told
-
-    def close(self):
-        "End the process."
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.process = None
-
-
-def fuzz(seeds, tell=None) -> dict[int, str]:
-    "What came of the inputs of these seeds."
-    found, reader = {}, Reader()
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
-            path, start = make(seed, Path(folder)), time.monotonic()
-            found[seed] = reader(path)
-            if tell and (found[seed] not in ("loaded", "refused") or time.monotonic() - start > 5):
-                tell(f"{path.name}: {found[seed]} ({time.monotonic() - start:.1f} s)")
-            path.unlink()
-    reader.close()
-    return found
-
-
-if __name__ == "__main__":
-    inputs, first = (int(x) for x in [*sys.argv[1:], "400", "0"][:2]) if len(sys.argv) != 2 else (int(sys.argv[1]), 0)
-    print(Counter(fuzz(range(first, first + inputs), tell=print).values()))
+    return call
