@@ -110,7 +110,7 @@ def test_an_error_helps():
         "n_clip=3": r"Unknown profile field 'n_clip' \(did you mean n_clips\?\); valid: source, ",
         "=5": "Override '=5' is not of the form FIELD=VALUE",
         "k=x": "must be a whole number, not 'x'",
-        "protocols=banana": r'must be a list, not .banana.; write it as in -o protocols=\["published","sound"\]',
+        "protocols=banana": r'must be a list, not .banana.; write it as in -o .protocols=\["published","sound"\].',
         "source=Hub": r"\(did you mean hub\?\)",
         "device=mps": "Unknown device 'mps'; valid: cpu, cuda",
         "address=auto": "add --engine ray",
