@@ -31,7 +31,7 @@ from frames_matter.model.losses import infonce
 from frames_matter.model.tokenizer import tokenizer_for
 from frames_matter.report.reader import load_records
 from frames_matter.video.frames import read_clip
-from frames_matter.video.sampling import sample_indices
+from frames_matter.video.sampling import clip_indices, sample_indices
 
 pytestmark = [
     pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="processes are watched by Linux's means"),
@@ -235,6 +235,8 @@ def test_metrics_of_what_is_none_are_one_sentence():
         tokenizer_for("mini")(None)
     with pytest.raises(UserError, match="at least 1 frame"):
         sample_indices("uniform", float("nan"))
+    with pytest.raises(UserError, match="must be an array"):
+        clip_indices([[[[0, 0, 0]]]], "motion")
 
 
 def test_a_report_on_a_part_of_the_audit_shows_what_there_is(root):

@@ -239,7 +239,10 @@ def sample_indices(strategy: str | Strategy, n_frames: int, k: int = 8, seed: in
 # %% ../../nbs/lessons/04_second_improvement.ipynb #e2b59780
 def _every_frame(clip):
     "All frames of a clip, checked."
-    frames = np.asarray(clip[np.arange(len(clip))])
+    try:
+        frames = np.asarray(clip[np.arange(len(clip))])
+    except TypeError as e:  # a list, or nothing that has frames
+        raise UserError(f"Frames to choose from must be an array (n, h, w, 3), not {type(clip).__name__}.") from e
     if frames.ndim != 4:
         raise UserError(f"Frames to choose from must be (n, h, w, 3) with n at least 1, not {frames.shape}.")
     return frames

@@ -49,7 +49,7 @@ def _array(rng, *shape):
     kinds = [np.float64] * 3 + [np.float32, np.float16, np.int64, np.uint8, np.bool_, np.complex128, object, str]
     with np.errstate(all="ignore"):
         values = values.astype(rng.choice(kinds))
-    as_other = [lambda v: v] * 4 + [lambda v: v.tolist(), np.asfortranarray, np.ma.masked_array, lambda v: v[..., ::-1]]
+    as_other = [lambda v: v] * 4 + [lambda v: v.tolist(), np.asfortranarray, np.ma.masked_array, np.flip]
     if values.dtype.kind not in "OUSc":
         as_other += [_tensor, _tensor, lambda v: _tensor(v).bfloat16(), lambda v: _tensor(v).double().requires_grad_()]
         as_other += [lambda v: _tensor(v).to_sparse(), lambda v: torch.empty(v.shape, device="meta")]
