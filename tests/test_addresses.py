@@ -244,14 +244,14 @@ def test_rows_of_a_published_manifest_never_may(world, films, tmp_path, monkeypa
 
 def test_rows_of_ones_own_may_with_a_switch(world, films, tmp_path, monkeypatch):
     monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
-    for i in range(3):
-        other = b"\0\0\0\x0cfree%04d" % i  # a part that players pass over: three films, not copies of one
+    for i in range(4):
+        other = b"\0\0\0\x0cfree%04d" % i  # a part that players pass over: four films, not copies of one
         (tmp_path / f"here{i}.mp4").write_bytes((films / "good.mp4").read_bytes() + other)
-    rows = [f"{world.url}/good.mp4", *(str(tmp_path / f"here{i}.mp4") for i in range(3))]
+    rows = [f"{world.url}/good.mp4", *(str(tmp_path / f"here{i}.mp4") for i in range(4))]
     manifest = build_of("own", rows, tmp_path)
     assert list(manifest.status)[0] == "rejected" and "-o private_addresses=true" in manifest.reason[0]
     assert world.asked == []
-    again = build_dataset(get_profile("smoke", source="own", rows="rows.csv", n_clips=4, n_pool=0, min_score=0.0,
+    again = build_dataset(get_profile("smoke", source="own", rows="rows.csv", n_clips=5, n_pool=0, min_score=0.0,
                                       private_addresses=True), progress=False, again=True)  # fmt: skip
     assert list(again.status)[0] == "kept" and world.asked, "what was refused is tried again once it may be"
 
