@@ -27,6 +27,7 @@ from frames_matter.base.files import atomic_write, project_root
 
 RESULT = project_root() / "results" / "bench" / "disks.json"
 PROGRAM = [sys.executable, "-m", "frames_matter"]
+BROKEN = "can only be read|fails; see to the disk|cannot be read or written"
 FULL, CLOSED, GONE = "No space left", "can only be read", "There is nothing at|is gone|not there|cannot be opened"
 
 
@@ -65,9 +66,28 @@ def close(place: Place) -> None:
     subprocess.run(["mount", "-o", "remount,ro", place.disk], check=True)
 
 
+def put_ext4(place: Place) -> None:
+    "Another kind of disk, of an image: a tmpfs cannot be closed while a file of it is open."
+    image = place.disk.with_suffix(".ext4")
+    subprocess.run(["umount", place.disk], check=True)
+    subprocess.run(["truncate", "-s", "100M", image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, place.disk], check=True)
+
+
+def break_ext4(place: Place) -> None:
+    "Have the disk close itself as it does when it fails, though files are open."
+    subprocess.run(["mount", "-o", "remount,abort", place.disk], check=False, stderr=subprocess.DEVNULL)
+
+
 def heal(place: Place) -> None:
     "Space and rights again; a disk that is gone is there again."
-    if not os.path.ismount(place.disk):
+    image = place.disk.with_suffix(".ext4")
+    if image.exists():
+        subprocess.run(["umount", place.disk], check=True)
+        subprocess.run(["fsck.ext4", "-y", image], check=False, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", image, place.disk], check=True)
+    elif not os.path.ismount(place.disk):
         shutil.rmtree(place.disk / "home", ignore_errors=True)
         mount(place, "size=400m")
     else:
@@ -126,6 +146,12 @@ class Case:
     late: str = ""  # a file or folder of the home; once it is there the fault comes
     ends: tuple[int, ...] = (2,)
     heals: bool = True
+    disk: Callable[[Place], None] = lambda _: None  # another kind of disk
+
+
+def broken(when: str, command: str, late: str, before: tuple[str, ...] = ()) -> Case:
+    "A disk that fails and closes itself while a command works."
+    return Case(f"read-only {when}", break_ext4, command, BROKEN, before, late, disk=put_ext4)
 
 
 CASES = [
@@ -137,10 +163,20 @@ CASES = [
     Case("temporary files on a full disk", tmpdir_full, BUILD, FULL, ends=(0, 2)),
     *(Case("read-only", close, c, CLOSED) for c in (BUILD, OWN)),
     *(Case("read-only", close, c, CLOSED, (LESSONS,)) for c in (EXPORT, LESSONS, REPORT)),
-    Case("read-only while films are made", close, BUILD, CLOSED, late="data/smoke/world/videos/*.mp4"),
-    Case("read-only while clips are cut", close, BUILD, CLOSED, late="data/smoke/clips/*.mp4"),
-    Case("read-only while clips are cut", close, OWN, CLOSED, late="data/own/clips/*.mp4"),
-    Case("read-only between lessons", close, LESSONS, CLOSED, (BUILD,), late="results/smoke/notebooks/01*.ipynb"),
+    Case(
+        "read-only while films are made", break_ext4, BUILD, BROKEN, disk=put_ext4, late="data/smoke/world/videos/*.mp4"
+    ),
+    broken("while clips are cut", BUILD, "data/smoke/clips/*.mp4"),
+    broken("while clips are cut", OWN, "data/own/clips/*.mp4"),
+    Case(
+        "read-only between lessons",
+        break_ext4,
+        LESSONS,
+        BROKEN,
+        before=(BUILD,),
+        disk=put_ext4,
+        late="results/smoke/notebooks/01*.ipynb",
+    ),
     Case("gone while films are made", vanish, BUILD, GONE, late="data/smoke/world/videos/*.mp4"),
     Case("gone while clips are cut", vanish, OWN, GONE, late="data/own/clips/*.mp4"),
     *(Case("a name too long", long_home, c, "too long", heals=False) for c in (BUILD, OWN, LESSONS)),
@@ -203,11 +239,13 @@ def disk_of(folder: Path, films: Path) -> Iterator[Place]:
     finally:
         subprocess.run(["umount", "-l", place.disk], check=False, stderr=subprocess.DEVNULL)
         shutil.rmtree(place.disk)
+        place.disk.with_suffix(".ext4").unlink(missing_ok=True)
 
 
 def outcome(case: Case, folder: Path, films: Path) -> dict:
     "What became of one case."
     with disk_of(folder, films) as place:
+        case.disk(place)
         for command in case.before:
             code, said = end_of(start(place, command))
             if code:

@@ -161,6 +161,15 @@ def _rights_of_new_files(path: Path) -> int:
         probe.unlink()
 
 
+def _flush(path: Path) -> None:
+    "Have a file on the disk before it gets its name, which may otherwise be there first when the power or disk fails."
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write to the path this yields; it becomes `path` if the block succeeds, and is removed if it does not.
@@ -187,6 +196,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         try:
             yield partial
             os.chmod(partial, _rights_of_new_files(path))
+            _flush(partial)
             os.replace(partial, path)
         except (OSError, UserError):
             raise

@@ -537,11 +537,17 @@ def registered_unless_refused() -> Iterator[None]:
     try:
         yield
     except UserError:
-        for path in folder.glob("*/profile.json"):
-            if path not in before:
-                path.unlink()
-                with contextlib.suppress(OSError):
-                    path.parent.rmdir()  # if nothing else is in it
-            elif path.read_bytes() != before[path]:
-                atomic_write(path, before[path])
+        with contextlib.suppress(OSError, UserError):  # a disk that has failed fails here too; the first error is told
+            _put_back(folder, before)
         raise
+
+
+def _put_back(folder: Path, before: dict[Path, bytes]) -> None:
+    "Have the records of profiles as they were."
+    for path in folder.glob("*/profile.json"):
+        if path not in before:
+            path.unlink()
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # if nothing else is in it
+        elif path.read_bytes() != before[path]:
+            atomic_write(path, before[path])
