@@ -46,7 +46,7 @@ from frames_matter.study.store import read_records, runs_path
 
 sys.path.insert(0, str(project_root() / "tests"))
 RESULT = project_root() / "results" / "bench" / "kills.json"
-KILLS = dict(folder=55, site=35, refused=25, decord=10, runs=20)
+KILLS = dict(folder=50, site=30, refused=25, decord=10, runs=20)
 SECONDS_TO_END = 20  # that what a killed process had started may go on
 
 BUILD = """
