@@ -282,7 +282,7 @@ def test_failure_is_one_line(spec):
         run_all([bad], progress=False)
     assert (
         str(e.value)
-        == f"Run {bad} failed: No file at /absent/weights.safetensors; give a path, or hub:owner/repository/file."
+        == f"Run {bad} failed: No file at /absent/weights.safetensors; give nano, a path, or hub:owner/repository/file."
     )
 
 

@@ -117,12 +117,12 @@ def _facts_of(job, had):
     )
 
 # %% ../../nbs/data/fetch_and_cut.ipynb #9626c113
-def _assert_disks_answer(had, target):
+def _assert_disks_answer(folder, file):
     "A `UserError` where a disk is to blame for a clip that was not made, and no row."
-    if told := disk_error(target.parent):
+    if told := disk_error(folder):
         raise told
-    with os_errors_told(had.path if had else target):
-        (had.path if had else target).open("rb").close()
+    with os_errors_told(file):
+        file.open("rb").close()
 
 
 def _make_clip(row, had, job, cut):
@@ -135,7 +135,7 @@ def _make_clip(row, had, job, cut):
             yield dict(rows=[position], state="cut", sha256=file_sha256(target), bytes=target.stat().st_size)
         yield dict(rows=[position], state="checked", **check_clip(target))
     except Unfit as e:
-        _assert_disks_answer(had, target)
+        _assert_disks_answer(Path(job.folder), had.path if had else target)
         target.unlink(missing_ok=True)
         reason = _reason(e, job, f", {start:g} to {end:g} s")
         yield dict(rows=[position], state="rejected", kind=e.kind, reason=reason, passing=False)

@@ -72,7 +72,7 @@ def read_manifest(table: Path, check_names: bool = True) -> pd.DataFrame:
     UserError
         If there is no such file, or it cannot be read as a manifest.
     """
-    name = table.resolve().parent.name
+    name = table.absolute().parent.name
     command = f"`frames-matter dataset build{f' -p {name}' if name in PROFILES else ''}`"
     again = f"build it again with {command}"
     if not table.is_file():
