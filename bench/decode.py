@@ -1,9 +1,9 @@
-"""Reading 8 uniform frames of a clip: the package's reader (decord) against an ffmpeg pipe.
+"""Reading 8 uniform frames of a clip: the package's reader beside decord, an ffmpeg pipe and, where it is, OpenCV.
 
     frames-matter bench decode
     python bench/decode.py [VIDEO ...]      default: the clips of the profile mini, else of smoke
 
-One thread each, in turns, in one run. Both are given the frame numbers and return the same frames at the same size; the
+One thread each, in turns, in one run. All are given the frame numbers and return the same frames at the same size; the
 run stops if they do not agree.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -24,7 +25,7 @@ from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.base.files import atomic_write, project_root
 from frames_matter.base.profiles import data_dir, get_profile
-from frames_matter.video.frames import clip_facts, read_frames
+from frames_matter.video.frames import clip_facts, read_frames, resize
 from frames_matter.video.sampling import sample_indices
 
 K = 8  # frames a clip
@@ -45,9 +46,27 @@ def clips_to_read(named: list[str]) -> list[Path]:
     raise UserError("No clips to read; run `frames-matter dataset build` first.")
 
 
-def read_with_decord(path: Path, indices: np.ndarray) -> np.ndarray:
+def read_with_av(path: Path, indices: np.ndarray) -> np.ndarray:
     "The frames (K, SIZE, SIZE, 3) as the package reads them."
     return read_frames(path, indices, SIZE)
+
+
+def read_with_decord(path: Path, indices: np.ndarray) -> np.ndarray:
+    "As the study could have read them: by decord's own index, resized as here."
+    import decord
+
+    return resize(decord.VideoReader(str(path), num_threads=1).get_batch(indices).asnumpy(), SIZE)
+
+
+def read_with_opencv(path: Path, indices: np.ndarray) -> np.ndarray:
+    "As the study did: every frame decoded, some of them taken."
+    import cv2
+
+    cv2.setNumThreads(1)
+    video, frames = cv2.VideoCapture(str(path)), []
+    while (read := video.read())[0]:
+        frames.append(read[1])
+    return np.stack([cv2.resize(frames[i], (SIZE, SIZE))[..., ::-1] for i in indices])
 
 
 def read_with_ffmpeg(path: Path, indices: np.ndarray) -> np.ndarray:
@@ -61,20 +80,22 @@ def read_with_ffmpeg(path: Path, indices: np.ndarray) -> np.ndarray:
     return frames[[wanted.index(int(i)) for i in indices]]
 
 
-READERS = {"decord": read_with_decord, "ffmpeg pipe": read_with_ffmpeg}
+READERS = {"frames_matter": read_with_av, "decord": read_with_decord, "ffmpeg pipe": read_with_ffmpeg}
+if find_spec("cv2"):  # no requirement: `pip install opencv-python-headless` to have it beside
+    READERS["OpenCV"] = read_with_opencv
 
 
-def grey_levels_apart(chosen: dict[Path, np.ndarray]) -> list[float]:
-    "How far the two readers' frames of each clip are apart in the mean; an error if they are other frames."
-    apart = []
+def grey_levels_apart(chosen: dict[Path, np.ndarray]) -> dict[str, float]:
+    "How far each reader's frames are from ours, in the mean of all clips; an error if they are other frames."
+    apart = {name: [] for name in READERS if name != "frames_matter"}
     for path, indices in chosen.items():
-        ours, peer = (read(path, indices).astype(int) for read in READERS.values())
-        apart.append(np.abs(ours - peer).mean())
-    if max(apart) > APART:
-        raise UserError(
-            f"The two readers return different frames ({max(apart):.0f} grey levels apart): nothing to compare."
-        )
-    return apart
+        ours = read_with_av(path, indices).astype(int)
+        for name, of_clips in apart.items():
+            of_clips.append(np.abs(ours - READERS[name](path, indices)).mean())
+    for name, of_clips in apart.items():
+        if max(of_clips) > APART:
+            raise UserError(f"{name} returns other frames ({max(of_clips):.0f} grey levels apart): nothing to compare.")
+    return {name: round(float(np.mean(of_clips)), 2) for name, of_clips in apart.items()}
 
 
 def milliseconds(chosen: dict[Path, np.ndarray]) -> dict[str, list[float]]:
@@ -95,19 +116,24 @@ def ffmpeg_version() -> str:
     return said.split()[2]
 
 
-def record_of(times: dict[str, list[float]], n_clips: int, apart: list[float]) -> dict:
+def record_of(times: dict[str, list[float]], n_clips: int, apart: dict[str, float]) -> dict:
     "The measurement and how it came about."
     readers = {}
     for name, taken in times.items():
         slow = sorted(taken)[int(0.9 * len(taken))]
-        readers[name] = {"median_ms": round(statistics.median(taken), 2), "p90_ms": round(slow, 2)}
-    versions = {"python": platform.python_version(), "decord2": metadata.version("decord2")}
+        ratio = statistics.median(taken) / statistics.median(times["frames_matter"])
+        readers[name] = {
+            "median_ms": round(statistics.median(taken), 2),
+            "p90_ms": round(slow, 2),
+            "ratio": round(ratio, 2),
+        }
+    of_packages = {name: metadata.version(name) for name in ("av", "decord2")}
     return {
         "command": "frames-matter bench decode",
         "what": f"{K} uniform frames at {SIZE}x{SIZE}, {n_clips} clips, {ROUNDS} rounds in turns",
         "readers": readers,
-        "mean_grey_levels_apart": round(float(np.mean(apart)), 2),
-        "versions": versions | {"ffmpeg": ffmpeg_version()},
+        "mean_grey_levels_apart": apart,
+        "versions": {"python": platform.python_version(), "ffmpeg": ffmpeg_version()} | of_packages,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
 
@@ -122,7 +148,7 @@ def main(arguments: list[str]) -> None:
         atomic_write(RESULT, json.dumps(record, indent=1) + "\n")
     print(record["what"])
     for name, row in record["readers"].items():
-        print(f"{name:12} median {row['median_ms']:7.1f} ms   90 % under {row['p90_ms']:7.1f} ms")
+        print(f"{name:14} median {row['median_ms']:7.1f} ms ({row['ratio']:.2f})   90 % under {row['p90_ms']:7.1f} ms")
 
 
 if __name__ == "__main__":
