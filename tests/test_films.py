@@ -162,7 +162,7 @@ def test_a_reason_names_the_file_and_the_part(tmp_path):
     why = "1.00 s of video where 3.00 s were asked for; opengop.mp4, 9 to 12 s"
     assert reason == f"not cut: the video ends too early ({why})"
     gone = dataclasses.replace(job, address=str(tmp_path / "gone.mp4"))
-    assert list(make_clips(gone))[-1]["reason"] == "not fetched: there is no such file (gone.mp4)"
+    assert list(make_clips(gone))[-1]["reason"] == "not fetched: the file is not there any more (gone.mp4)"
 
 
 def test_a_source_that_is_gone_is_told(tmp_path):

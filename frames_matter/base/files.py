@@ -95,7 +95,7 @@ def os_error(error: OSError, path: str | Path = "") -> UserError | None:
     place = path if ".partial" in named and path else named or path  # what is half written has no name of its own
     return UserError(sentence.format(path=shown(place or "a file"))) if sentence else None
 
-
+# %% ../../nbs/base/files.ipynb #8a242379
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE)  # and of nothing else
 
 
@@ -169,7 +169,7 @@ def _flush(path: Path) -> None:
     finally:
         os.close(descriptor)
 
-
+# %% ../../nbs/base/files.ipynb #ba4874d1
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write to the path this yields; it becomes `path` if the block succeeds, and is removed if it does not.

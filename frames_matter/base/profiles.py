@@ -310,7 +310,7 @@ def _consistent(profile: Profile) -> Profile:
         )
     return profile
 
-
+# %% ../../nbs/base/profiles.ipynb #ffb9019f
 _NANO_SIZE = 64  # pixels a side
 
 

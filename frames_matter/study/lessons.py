@@ -220,7 +220,7 @@ def _file_of(profile, field):
     source = getattr(profile, field)
     return {field: str(resolve_file(source).resolve())} if source not in ("", "nano") and source[:4] != "hub:" else {}
 
-
+# %% ../../nbs/study/lessons.ipynb #5f760ad5
 def run_lessons(
     profile: str = "mini",
     overrides: dict[str, Any] | None = None,
