@@ -271,7 +271,7 @@ def run_lessons(
         print(f"{len(done)} lessons in {time.perf_counter() - start:.1f} s; executed notebooks in {folder}")
     return done
 
-
+# %% ../../nbs/study/lessons.ipynb #89cfd4f2
 def _tell_and_run(label, notebook, folder, parameters, progress):
     "Run a lesson and tell how it goes: on a terminal, in a log, or not at all."
     show = (_ticking if sys.stdout.isatty() else _logging) if progress else _quiet

@@ -84,10 +84,8 @@ class VideoFile:
     ----------
     path : str or Path
         A video file.
-    size : int, optional
-        Pixels a side of the frames that come out; as they are if not given.
-    mode : str
-        How they are resized, as in `resize`.
+    size, mode
+        Pixels a side of the frames that come out, as they are if not given; how they are resized, as in `resize`.
     reader, count
         A name in `READERS`, as in `read_clip`; whether to decode the file to count its frames, as in `timeline_of`.
 
@@ -119,17 +117,15 @@ class VideoFile:
 
     def small_frames(self) -> np.ndarray:
         "All frames, uint8 (n, 32, 32, 3), for strategies that look before they choose."
-        n, done = len(self), 0
-        is_kept = self.size is not None and n * self.size**2 * 3 <= RESIZED_BYTES
+        n, done, is_kept = len(self), 0, self.size and len(self) * self.size**2 * 3 <= RESIZED_BYTES
         # had at once: small arrays made between large ones would keep the memory of these from being given back
         small = np.empty((n, SMALL_SIZE, SMALL_SIZE, 3), np.uint8)
         sized = np.empty((n, self.size, self.size, 3), np.uint8) if is_kept else None
         for part in self._parts(np.arange(n)):
-            to = np.s_[done : done + len(part)]
+            to, done = np.s_[done : done + len(part)], done + len(part)
             small[to] = resize(part, SMALL_SIZE)
             if is_kept:
                 sized[to] = self._sized(part)
-            done += len(part)
         self._every = sized
         return small
 
