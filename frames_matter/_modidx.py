@@ -2540,6 +2540,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'frames_matter/video/decoding.py'),
                                               'frames_matter.video.decoding._is_spare': ( 'video/decoding.html#_is_spare',
                                                                                           'frames_matter/video/decoding.py'),
+                                              'frames_matter.video.decoding._packets_of': ( 'video/decoding.html#_packets_of',
+                                                                                            'frames_matter/video/decoding.py'),
                                               'frames_matter.video.decoding._prepare': ( 'video/decoding.html#_prepare',
                                                                                          'frames_matter/video/decoding.py'),
                                               'frames_matter.video.decoding._promised_end': ( 'video/decoding.html#_promised_end',

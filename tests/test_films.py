@@ -16,6 +16,7 @@ from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.data.cut import Unfit, check_clip, cut_clip
 from frames_matter.data.fetch_and_cut import Job, make_clips
+from frames_matter.video import decoding
 from frames_matter.video.decoding import Misjudged, frames_at, timeline_of
 from frames_matter.video.decord_reader import decord_frames_at
 from frames_matter.video.frames import VideoFile, check_decodes, clip_facts, read_clip, read_frames
@@ -334,6 +335,17 @@ def test_an_encrypted_film_is_told(tmp_path):
     film.output(str(path), vcodec="libx264", **locked).global_args("-v", "error").run(cmd=find_ffmpeg())
     with pytest.raises(UserError, match="is encrypted; leave it out"):
         read_frames(path)
+
+
+def test_a_stream_that_comes_to_light_on_the_way_stops_nothing():
+    "PyAV raises this after the last packet, for a stream that it did not know at the beginning."
+
+    class Opened:
+        def demux(self, *streams):
+            yield from (1, 2, 3)
+            [][0]
+
+    assert list(decoding._packets_of(Opened())) == [1, 2, 3]
 
 
 def test_what_is_no_path_is_told():

@@ -72,6 +72,12 @@ def _prepare(stream, path):
     decoder.thread_type, decoder.thread_count = "NONE", 1
 
 # %% ../../nbs/video/decoding.ipynb #42067be7
+def _packets_of(container, *streams):
+    "Every packet of some streams of an open file, or of all, and at the end those that flush their decoders."
+    with contextlib.suppress(IndexError):  # PyAV's, after the last of them, where a stream came to light on the way
+        yield from container.demux(*streams)
+
+
 class NoPicture(UserError):
     "A file that can be opened, and has no picture in it."
 
@@ -100,7 +106,7 @@ def shown_frames(path: str | Path, spared: Container[int] = ()) -> "Iterator[av.
     with open_video(path) as (container, stream):
         has_begun, packet = False, None
         try:
-            for packet in container.demux(stream):
+            for packet in _packets_of(container, stream):
                 has_begun = has_begun or packet.is_keyframe
                 if spared:
                     stream.codec_context.skip_frame = "NONREF" if packet.pts in spared else "DEFAULT"
@@ -209,7 +215,7 @@ def timeline_of(path: str | Path, count: bool = False) -> Timeline:
     with open_video(path) as (container, stream):
         try:
             if not count:
-                packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
+                packets = (packet for packet in _packets_of(container, stream) if packet.size and not packet.is_discard)
                 told = list(map(_teller(stream.codec_context), packets))
         except av.error.FFmpegError as e:
             raise _damaged(path) from e
@@ -330,7 +336,7 @@ def _end_of_all(path):
     "Seconds, not counted from the file's beginning, at which the last packet of any stream ends."
     end = Fraction(0)
     with open_video(path) as (container, _):
-        for packet in container.demux():
+        for packet in _packets_of(container):
             time = packet.pts if packet.pts is not None else packet.dts
             if time is not None:
                 end = max(end, (time + (packet.duration or 0)) * packet.time_base)
