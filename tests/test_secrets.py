@@ -8,6 +8,7 @@ from frames_matter.cli import run_command
 from frames_matter.data.ledger import source_name, told_reason
 from frames_matter.data.loopback import serve_folder
 from frames_matter.data.manifest import portable_address
+from frames_matter.data.own_clip import readable_stem, split_group
 
 HIDDEN = {
     "https://me:word@example.org/a.mp4": "https://example.org/a.mp4",
@@ -53,6 +54,13 @@ def test_what_opens_nothing_stays(address):
 def test_a_reason_holds_nothing_that_a_terminal_obeys_and_no_address_of_memory():
     assert told_reason("bad <_io.BytesIO object at 0x7f3c2a9d1e40> \x1b[2J") == "bad <_io.BytesIO object> ?[2J"
     assert told_reason(None) is None and told_reason("") == ""
+
+
+@pytest.mark.parametrize("address", HIDDEN)
+def test_no_name_is_made_of_it(address):
+    "Whether the address stands for the clip or for its source; and signed anew it is the same source."
+    assert "word" not in readable_stem(address) and "word" not in split_group(address, "clip")
+    assert split_group(address, "clip") == split_group(HIDDEN[address], "clip")
 
 
 def test_nothing_that_is_written_holds_it(tmp_path, monkeypatch, capfd):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..base.addresses import without_secrets
 from ..base.errors import UserError
 from ..base.files import project_root
 from ..base.profiles import PROFILES, Profile, data_dir, draft, manifest_dir, register
@@ -248,7 +249,7 @@ def _fill_in(row, clip, profile):
     "Fill in place, times and names, or raise what is wrong."
     if clip.fault:
         raise Rejected(clip.fault)
-    name = plain_name(readable_stem(clip.key), clip.key)
+    name = plain_name(readable_stem(clip.key), without_secrets(clip.key))
     row["youtube_id"] = split_group("" if is_missing(clip.source) else str(clip.source).strip(), name)
     _check_address(clip.address)
     if not row["caption"]:

@@ -14,6 +14,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.addresses import without_secrets
 from ..base.text import VIDEO_ID, composed, visible
 
 # %% ../../nbs/data/own_clip.ipynb #4606b351
@@ -61,7 +62,7 @@ def plain_name(stem: str, key: str) -> str:
 
 def readable_stem(key: str) -> str:
     "The part of a path or an address that people call it by."
-    return re.split(r"[?#]", key)[0].rstrip("/").rpartition("/")[2].rpartition(".")[0] or key
+    return re.split(r"[?#]", key)[0].rstrip("/").rpartition("/")[2].rpartition(".")[0] or without_secrets(key)
 
 
 def split_group(source: str, name: str) -> str:
@@ -70,6 +71,7 @@ def split_group(source: str, name: str) -> str:
         return name
     if VIDEO_ID.fullmatch(source):
         return source
+    source = without_secrets(source)
     return plain_name(source, source)
 
 
