@@ -117,6 +117,8 @@ class Estimate:
         Whether a conclusion may be drawn: of enough source videos, and of enough seeds where seeds have a say.
     runs : int
         Seeds that the mean is over, held fixed or not; 0 where no seed has a say.
+    answers : int
+        That the mean is of.
     """
 
     value: Any
@@ -126,6 +128,7 @@ class Estimate:
     seeds: int = 0
     told: bool = True
     runs: int = 0
+    answers: int = 1
 
     def quantile(self, p: float) -> Any:
         "How many standard errors the mean lies too high with a chance of p, at most a half."
@@ -180,7 +183,8 @@ def estimate(d: np.ndarray, groups: np.ndarray, seeds: int) -> Estimate:
     enough = videos >= LEAST_VIDEOS
     se = np.sqrt(variance / (videos * (d.shape[-2] if random else 1))) if enough else np.full_like(mean, np.nan)
     told = enough and (random or not seeds)
-    return Estimate(mean, se, videos, share, seeds if random else 0, told, seeds)
+    answers = d.shape[-2] * d.shape[-1]
+    return Estimate(mean, se, videos, share, seeds if random else 0, told, seeds, answers)
 
 # %% ../../nbs/metrics/stats.ipynb #61c3819f
 def wilson(share: float, n: float, z: float = norm.isf(0.025)) -> tuple[float, float]:
@@ -311,30 +315,28 @@ def difference(a: Scores, b: Scores, groups: np.ndarray) -> Estimate:
     return Estimate(value, np.nan, len(np.unique(groups)), told=False)
 
 
-def _told(found: Estimate, queries: int, questions: int) -> dict[str, float]:
+def _told(found: Estimate, questions: int) -> dict[str, float]:
     "A row of `judged`, with p-values that are not yet adjusted."
-    low, high = found.interval() if np.isfinite(found.se) else (np.nan, np.nan)
+    low, high = found.interval() if found.se > 0 else (np.nan, np.nan)  # of answers all alike nothing is estimated
     row = dict(difference=100 * found.value, low=100 * low, high=100 * high, seeds=found.runs)
     if not found.told:
         return row | dict(p=1.0, p_within=1.0, detectable=np.nan)
-    if found.se == 0:  # every answer is the same: a share of MARGIN % of the queries that differ would have been missed
-        p, within = float(found.value == 0), 1.0 if found.value else (1 - MARGIN / 100) ** queries
-        return row | dict(p=p, p_within=within, detectable=0.0)
+    if found.se == 0:  # all answers alike: how likely that would be if MARGIN of a hundred were not
+        p, within = float(found.value == 0), 1.0 if found.value else (1 - MARGIN / 100) ** found.answers
+        return row | dict(p=p, p_within=within, detectable=np.nan)
     up, margin = found.above(0.0), MARGIN / 100
     within = max(1 - found.above(margin), found.above(-margin))
     seen = 100 * float(detectable(found.se, questions, quantile=found.quantile))
     return row | dict(p=2 * min(up, 1 - up), p_within=within, detectable=seen)
 
 
-def judged(found: Mapping[Any, Estimate], queries: int) -> pd.DataFrame:
+def judged(found: Mapping[Any, Estimate]) -> pd.DataFrame:
     """What can be told of differences that are asked about together.
 
     Parameters
     ----------
     found : Mapping
         question -> the difference, in shares of 1.
-    queries : int
-        That each was asked.
 
     Returns
     -------
@@ -346,9 +348,8 @@ def judged(found: Mapping[Any, Estimate], queries: int) -> pd.DataFrame:
     columns = ["difference", "low", "high", "p", "p_within", "detectable", "seeds"]
     if not found:
         return pd.DataFrame(columns=[*columns, "verdict"])
-    rows = [_told(of, queries, len(found)) for of in found.values()]
-    index = pd.Index(list(found), tupleize_cols=False)
-    table = pd.DataFrame(rows, index=index)[columns]
+    rows = [_told(of, len(found)) for of in found.values()]
+    table = pd.DataFrame(rows, index=pd.Index(list(found)))[columns]
     adjusted = holm([*table.p, *table.p_within], most=len(table))
     table["p"], table["p_within"] = adjusted[: len(table)], adjusted[len(table) :]
     different, within = table.p < 0.05, table.p_within < 0.05
@@ -378,7 +379,7 @@ def comparisons(pairs: Mapping[Any, tuple[Scores, Scores]], groups: Sequence | n
         As `paired` and `estimate`.
     """
     groups = np.asarray(groups)
-    return judged({question: difference(a, b, groups) for question, (a, b) in pairs.items()}, len(groups))
+    return judged({question: difference(a, b, groups) for question, (a, b) in pairs.items()})
 
 # %% ../../nbs/metrics/stats.ipynb #41183bd3
 def corrected(d: np.ndarray, held: float) -> Estimate:
@@ -393,4 +394,4 @@ def corrected(d: np.ndarray, held: float) -> Estimate:
     """
     folds = d.shape[-1]
     se = np.sqrt(d.var(-1, ddof=1) * (1 / folds + held))
-    return Estimate(d.mean(-1), se, folds)
+    return Estimate(d.mean(-1), se, folds, answers=folds)
