@@ -201,7 +201,7 @@ def wilson(share: float, n: float, z: float = norm.isf(0.025)) -> tuple[float, f
     """
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return float(max(0.0, middle - reach)), float(min(1.0, middle + reach))
+    return float(min(share, max(0.0, middle - reach))), float(max(share, min(1.0, middle + reach)))
 
 
 def mean_with_interval(scores: Scores, groups: Sequence) -> tuple[float, float, float]:
