@@ -170,11 +170,8 @@ def test_a_share_stays_between_nothing_and_all():
 
 
 def test_a_smaller_effect_is_seen_where_less_is_asked():
-    assert (
-        detectable(1.0)
-        < detectable(1.0, questions=9)
-        < detectable(1.0, questions=9, quantile=lambda p: student.isf(p, 4))
-    )
+    by_t = detectable(1.0, questions=9, quantile=lambda p: student.isf(p, 4))
+    assert detectable(1.0) < detectable(1.0, questions=9) < by_t
 
 
 def test_scores_that_cannot_be_compared_are_one_sentence():
