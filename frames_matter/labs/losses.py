@@ -23,7 +23,7 @@ from ..metrics.stats import VERDICTS, comparisons, mean_with_interval
 from ..model.catalogue import LOSSES
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
-from ..report.tables import HOW_COMPARED, WAYS, by_seed, compared, hits, in_order, source_videos, title_of
+from ..report.tables import COMPARED, WAYS, by_seed, compared, hits, in_order, source_videos, title_of
 from ..report.writers import Figure, Table, enumeration, interval, intervals, numbers
 
 # %% ../../nbs/labs/losses.ipynb #30b9b5ef
@@ -302,8 +302,7 @@ def loss_tables(runs: pd.DataFrame) -> list[Table]:
     n = int(runs.n_queries.max())
     note = (
         f"{n} captions and clips (chance: R@1 {100 / n:.1f} %), means of both directions. False negatives: the share "
-        f"of training clips that meet their first take in the batch. {HOW_COMPARED} Held fixed: the gallery of clips, "
-        "the clips trained on, the world and the pretrained model."
+        f"of training clips that meet their first take in the batch. {COMPARED}"
     )
     corrected = f"{note} The questions are those of a batch size and rate."
     tables = []
