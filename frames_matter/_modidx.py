@@ -1603,6 +1603,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'frames_matter/metrics/stats.py'),
                                              'frames_matter.metrics.stats._told': ( 'metrics/stats.html#_told',
                                                                                     'frames_matter/metrics/stats.py'),
+                                             'frames_matter.metrics.stats.compare': ( 'metrics/stats.html#compare',
+                                                                                      'frames_matter/metrics/stats.py'),
                                              'frames_matter.metrics.stats.comparisons': ( 'metrics/stats.html#comparisons',
                                                                                           'frames_matter/metrics/stats.py'),
                                              'frames_matter.metrics.stats.corrected': ( 'metrics/stats.html#corrected',

@@ -6,7 +6,7 @@ many questions, with a bound below which a difference is none."""
 # %% auto #0
 __all__ = ['Scores', 'LEAST_VIDEOS', 'LEAST_SEEDS', 'MARGIN', 'VERDICTS', 'BETTER', 'WORSE', 'SAME', 'UNDECIDED', 'paired',
            'mean_squares', 'Estimate', 'estimate', 'wilson', 'mean_with_interval', 'holm', 'detectable', 'difference',
-           'judged', 'comparisons', 'corrected']
+           'compare', 'judged', 'comparisons', 'corrected']
 
 # %% ../../nbs/metrics/stats.ipynb #f716776c
 from collections.abc import Callable, Mapping, Sequence
@@ -313,6 +313,29 @@ def difference(a: Scores, b: Scores, groups: np.ndarray) -> Estimate:
         return estimate(d, groups, seeds)
     value = float(np.mean(_by_run(b)) - np.mean(_by_run(a)))  # no seed in common
     return Estimate(value, np.nan, len(np.unique(groups)), told=False)
+
+
+def compare(a: Scores, b: Scores, groups: Sequence, level: float = 0.95) -> tuple[float, float, float]:
+    """The difference in points between two methods, with an interval for other seeds and other source videos.
+
+    Parameters
+    ----------
+    a, b : array or DataFrame
+        Scores from 0 to 1, as in `paired`.
+    groups : sequence
+        (queries,) the source video of each, by whatever names.
+    level : float
+        Of the interval, 0 to 1.
+
+    Returns
+    -------
+    tuple of float
+        b - a, and the interval's low and high end; both ends are NaN of fewer than `LEAST_VIDEOS` source videos, and
+        of methods that have no seed in common.
+    """
+    found = difference(a, b, pd.factorize(np.asarray(groups))[0])
+    low, high = found.interval(level)
+    return 100 * float(found.value), 100 * float(low), 100 * float(high)
 
 
 def _told(found: Estimate, questions: int) -> dict[str, float]:
