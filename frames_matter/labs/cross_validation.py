@@ -188,8 +188,9 @@ def table_cross(runs: pd.DataFrame) -> pd.DataFrame:
     """
     asked = {}
     for question, pair in CROSS_QUESTIONS.items():
-        if set(pair) <= set(runs.method):
-            asked[question] = [runs[runs.method == name].sort_values("seed") for name in pair]
+        both = [runs[runs.method == name].sort_values("seed") for name in pair]
+        if shared := set(both[0].seed) & set(both[1].seed):  # a grid that is half done compares what it has
+            asked[question] = [of[of.seed.isin(shared)] for of in both]
     if not asked:
         return pd.DataFrame()
     held = beside(*(_held_out(asked, score) for score in MEASURED.values()))
@@ -206,8 +207,6 @@ def _held_out(asked: dict[str, list[pd.DataFrame]], score: Callable) -> pd.DataF
     "The questions put to the clips held out: differences of folds, whose models have most of their clips in common."
     found: dict[str, Estimate] = {}
     for question, (a, b) in asked.items():
-        b = b[b.seed.isin(a.seed)]
-        a = a[a.seed.isin(b.seed)]
         d, folds = score(b, "t2v") - score(a, "t2v"), np.array(a.fold.tolist())  # (deals, clips) each
         k = folds.max() + 1
         each = np.array([of_deal[of == i].mean() for of_deal, of in zip(d, folds, strict=True) for i in range(k)])

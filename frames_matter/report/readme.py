@@ -76,7 +76,7 @@ def _strategies_sentence(compared: pd.DataFrame) -> str:
     if rows.low.isna().all():
         few = f"the test clips are of fewer than {LEAST_VIDEOS} source videos."
         return f"**Whether frames matter cannot be told here:** {few}"
-    if rows.detectable.isna().all():
+    if (rows.seeds < LEAST_SEEDS).all():
         few = f"its strategies were run with fewer than {LEAST_SEEDS} seeds."
         return f"**Whether frames matter cannot be told here:** {few}"
     said = f"in points of text-to-video MRR, against uniform frames, {_by_verdict(rows, _strategy_in_words)}."
