@@ -9,7 +9,7 @@ __all__ = ['EASE', 'OF_VIDEO', 'OF_QUERY', 'SUITS', 'NOISE', 'LOSS_NOISE', 'POIN
 
 # %% ../../nbs/metrics/simulation.ipynb #f6eee8c3
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
