@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import atomic_write, project_root
-from frames_matter.metrics.simulation import AT_ONCE, CASES, MEASURES, World, answers, sources
+from frames_matter.metrics.simulation import AT_ONCE, CASES, SCORE_OF, World, answers, sources
 from frames_matter.metrics.stats import estimate, mean_squares, mean_with_interval
 
 WORLDS = 20_000
@@ -43,7 +43,7 @@ def claimed(world: World, worlds: int) -> dict[str, dict[str, float]]:
     rng, groups, found = np.random.default_rng(1), sources(world), {}
     for _ in range(0, worlds, AT_ONCE):
         both = answers(world, AT_ONCE, rng)
-        for measure, score in MEASURES.items():
+        for measure, score in SCORE_OF.items():
             d = (score(both[1]) - score(both[0])).mean(2)
             of = estimate(d, groups, world.seeds)
             t, df = np.abs(of.value) / np.maximum(of.se, 1e-12), satterthwaite(d, groups)
@@ -58,7 +58,7 @@ def covered(world: World) -> dict[str, float]:
     "Percent of the worlds in which the interval of one method's score holds the mean of all worlds."
     rng, groups, found = np.random.default_rng(2), sources(world), {}
     quality = np.concatenate([answers(world, AT_ONCE, rng)[1][:, :, 0] for _ in range(4)])
-    for measure, score in MEASURES.items():
+    for measure, score in SCORE_OF.items():
         truth = 100 * score(quality).mean()
         intervals = (mean_with_interval(score(of_world), groups)[1:] for of_world in quality[:COVERED])
         found[measure] = round(100 * float(np.mean([low <= truth <= high for low, high in intervals])), 1)

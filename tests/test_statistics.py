@@ -7,7 +7,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from frames_matter.base.errors import UserError
-from frames_matter.metrics.simulation import CASES, MEASURES, Folds, World, answers, claims, folds_claims, sources
+from frames_matter.metrics.simulation import CASES, SCORE_OF, Folds, World, answers, claims, folds_claims, sources
 from frames_matter.metrics.stats import (
     MARGIN,
     comparisons,
@@ -85,7 +85,7 @@ def test_four_of_five_setups_find_what_is_said_to_be_detectable():
 
 def test_pairing_within_seeds_finds_more_than_drawing_them_apart():
     world = World(shared=0.9, gain=3.0)
-    a, b = (MEASURES["MRR"](u)[0, :, 0] for u in answers(world, 1, np.random.default_rng(0)))
+    a, b = (SCORE_OF["MRR"](u)[0, :, 0] for u in answers(world, 1, np.random.default_rng(0)))
     seeds = list(range(5))
     told = difference(pd.DataFrame(a, seeds), pd.DataFrame(b, seeds), sources(world))
     mixed = difference(pd.DataFrame(a, seeds), pd.DataFrame(b, seeds[1:] + seeds[:1]), sources(world))
