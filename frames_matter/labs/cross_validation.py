@@ -202,7 +202,7 @@ def table_cross(runs: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat(tables, names=["judge", "question"]).swaplevel()
     return table.sort_index(level=0, sort_remaining=False, key=lambda names: names.map(list(asked).index))
 
-
+# %% ../../nbs/labs/cross_validation.ipynb #60df5869
 def _held_out(asked: dict[str, list[pd.DataFrame]], score: Callable) -> pd.DataFrame:
     "The questions put to the clips held out: differences of folds, whose models have most of their clips in common."
     found: dict[str, Estimate] = {}

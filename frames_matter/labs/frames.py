@@ -196,7 +196,7 @@ def frames_answer(runs: pd.DataFrame) -> str:
     said = [_verdict_sentence(strategies, verdict) for verdict in LOOK_VERDICTS]
     return " ".join(filter(None, [*said, _untold_sentence(strategies), _order_sentence(table)]))
 
-
+# %% ../../nbs/labs/frames.ipynb #246eb4df
 LOOK_VERDICTS = {
     BETTER: "Better than uniform frames in text-to-video MRR",
     WORSE: "Worse than uniform frames in text-to-video MRR",

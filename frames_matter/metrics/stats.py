@@ -352,7 +352,7 @@ def _told(found: Estimate, questions: int) -> dict[str, float]:
     seen = 100 * float(detectable(found.se, questions, quantile=found.quantile))
     return row | dict(p=2 * min(up, 1 - up), p_within=within, detectable=seen)
 
-
+# %% ../../nbs/metrics/stats.ipynb #f99e0722
 def judged(found: Mapping[Any, Estimate]) -> pd.DataFrame:
     """What can be told of differences that are asked about together.
 

@@ -141,7 +141,7 @@ def hits(runs: pd.DataFrame, way: str = "t2v", k: int = 1) -> np.ndarray:
 def _ranks(runs: pd.DataFrame, way: str) -> np.ndarray:
     return np.array(runs[f"ranks_{way}"].tolist())
 
-
+# %% ../../nbs/report/tables.ipynb #c3440789
 def reciprocal_ranks(runs: pd.DataFrame, way: str = "t2v") -> np.ndarray:
     "1 over the rank of each query's own, (runs, queries), whose mean is the MRR; of runs that kept their ranks."
     return 1 / _ranks(runs, way)
@@ -583,7 +583,7 @@ def compared(
         found.append(comparisons(pairs, videos))
     return beside(*found)
 
-
+# %% ../../nbs/report/tables.ipynb #ba7a8b45
 def show_comparisons(table: pd.DataFrame) -> pd.DataFrame:
     "What `compared` gave, for reading."
     columns = {
