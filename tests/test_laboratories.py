@@ -33,6 +33,8 @@ CELLS = [
     ("audit", dict(architecture="fusion", protocol="published", switches=("split_by_clip",))),
     ("audit", dict(architecture="cross_attention", protocol="sound", canary="random_features")),
     ("audit", dict(architecture="viclip", protocol="published", canary="shuffled_captions")),
+    ("audit", dict(deal=3, split_by="clip")),
+    ("audit", dict(deal=3, split_by="video")),
     ("frames", dict(sampling="medoids")),
     ("frames", dict(control="shuffled")),
     ("frames", dict(control="text_conditioned")),

@@ -246,7 +246,7 @@ def test_source_videos_are_told_by_the_manifest_of_the_runs_own_profile(home, ru
     sound = runs[runs.protocol == "sound"]
     elsewhere = sound.assign(profile="smoke")
     assert len(np.unique(source_videos(sound))) == 120 and len(np.unique(source_videos(elsewhere))) == 4
-    assert table_comparisons(sound).low.notna().all()
+    assert table_comparisons(sound).low.drop("dropout against uniform frames").notna().all()  # whose ranks are equal
     assert table_comparisons(elsewhere).low.isna().all()  # of four videos nothing can be told
     assert "fewer than 5 source videos" in answer(elsewhere)
 

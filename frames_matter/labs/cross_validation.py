@@ -5,10 +5,12 @@ how far fifty in turns do, and which questions either can answer."""
 
 # %% auto #0
 __all__ = ['FOLD', 'REPEATS', 'CONTENDERS', 'CROSS_QUESTIONS', 'MARKS', 'CROSS_VALIDATION', 'contender_title', 'cross_cells',
-           'first_of', 'every_fold', 'table_folds', 'show_folds', 'table_cross', 'cross_answer', 'plot_cross',
-           'cross_tables', 'cross_figures']
+           'first_of', 'reciprocal_of', 'every_fold', 'table_folds', 'show_folds', 'table_cross', 'cross_answer',
+           'plot_cross', 'cross_tables', 'cross_figures']
 
 # %% ../../nbs/labs/cross_validation.ipynb #545bac65
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,10 @@ from scipy.special import comb
 from ..base.errors import UserError
 from ..base.profiles import Profile
 from .laboratory import Laboratory
-from ..metrics.stats import comparisons
+from ..metrics.stats import LEAST_VIDEOS, Estimate, comparisons, corrected, judged, wilson
 from ..report.reader import Layout
 from ..report.style import COLOURS, log_axis, styled, subplots
-from ..report.tables import COMPARED, hits, show_comparisons, source_videos
+from ..report.tables import HOW_COMPARED, MEASURED, beside, show_comparisons, source_videos
 from ..report.writers import Figure, Table, difference_in_words, enumeration, interval, intervals, numbers
 
 # %% ../../nbs/labs/cross_validation.ipynb #18c9b690
@@ -75,6 +77,24 @@ def first_of(ranks: np.ndarray, n: int, m: int = FOLD) -> np.ndarray:
         raise UserError(f"A test of {m} clips cannot be drawn from {n}.")
     below = n - np.asarray(ranks, float)
     return np.where(below >= m - 1, comb(below, m - 1) / comb(n - 1, m - 1), 0.0)
+
+
+def reciprocal_of(ranks: np.ndarray, n: int, m: int = FOLD) -> np.ndarray:
+    """The reciprocal rank of the true clip that is to be expected when only m - 1 of the others are there.
+
+    Parameters
+    ----------
+    ranks, n, m
+        As in `first_of`.
+
+    Returns
+    -------
+    (...,)
+        From 1 / m to 1.
+    """
+    before = np.asarray(ranks, float) - 1
+    chances = [comb(before, j) * comb(n - 1 - before, m - 1 - j) for j in range(m)]  # j of those before are there
+    return sum(chance / (1 + j) for j, chance in enumerate(chances)) / sum(chances)
 
 # %% ../../nbs/labs/cross_validation.ipynb #9ccca6c6
 _LAYOUT = Layout(phases=("cross_validation",), cell=("method", "seed"), follows=("epochs", "architecture", "loss"))
@@ -153,7 +173,7 @@ CROSS_QUESTIONS = {
 
 
 def table_cross(runs: pd.DataFrame) -> pd.DataFrame:
-    """Differences in R@1 of five, in points: by 50 clips in turns, and in truth.
+    """Differences in MRR of five, in points, and R@1 beside: by 50 clips in turns, and in truth.
 
     Parameters
     ----------
@@ -163,41 +183,65 @@ def table_cross(runs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row for each question and judge, as `comparisons` gives them; "fives right": in how many of the single fives
-        the loss names the better model. Empty where no question can be asked.
+        A row for each question and judge, as `compared` gives them; "fives right": in how many of the single fives
+        the loss names the better model, with its interval. Empty where no question can be asked.
     """
     asked = {}
     for question, pair in CROSS_QUESTIONS.items():
-        if set(pair) <= set(runs.method):
-            asked[question] = [runs[runs.method == name].sort_values("seed") for name in pair]
+        both = [runs[runs.method == name].sort_values("seed") for name in pair]
+        if shared := set(both[0].seed) & set(both[1].seed):  # a grid that is half done compares what it has
+            asked[question] = [of[of.seed.isin(shared)] for of in both]
     if not asked:
         return pd.DataFrame()
-    videos = np.array(runs.videos.iloc[0])
-    held = comparisons({q: (hits(a), hits(b)) for q, (a, b) in asked.items()}, videos)
+    held = beside(*(_held_out(asked, score) for score in MEASURED.values()))
     tables = {"50 clips in turns": held}
     if len(runs.pool_ranks.iloc[0]):
         tables["the pool"] = _in_truth(asked, runs)
-        held["fives right"] = [_right_direction(every_fold(a), every_fold(b)) for a, b in asked.values()]
+        right = [_right_direction(every_fold(a), every_fold(b)) for a, b in asked.values()]
+        held[["fives right", "fives right low", "fives right high"]] = right
     table = pd.concat(tables, names=["judge", "question"]).swaplevel()
     return table.sort_index(level=0, sort_remaining=False, key=lambda names: names.map(list(asked).index))
 
+# %% ../../nbs/labs/cross_validation.ipynb #60df5869
+def _held_out(asked: dict[str, list[pd.DataFrame]], score: Callable) -> pd.DataFrame:
+    "The questions put to the clips held out: differences of folds, whose models have most of their clips in common."
+    found: dict[str, Estimate] = {}
+    for question, (a, b) in asked.items():
+        d, folds = score(b, "t2v") - score(a, "t2v"), np.array(a.fold.tolist())  # (deals, clips) each
+        k = folds.max() + 1
+        each = np.array([of_deal[of == i].mean() for of_deal, of in zip(d, folds, strict=True) for i in range(k)])
+        enough = len(set(a.videos.iloc[0])) >= LEAST_VIDEOS
+        found[question] = replace(corrected(each, 1 / (k - 1)), told=enough, runs=len(a))
+        if not enough:
+            found[question] = replace(found[question], se=np.nan)
+    return judged(found)
+
 
 def _in_truth(asked: dict[str, list[pd.DataFrame]], runs: pd.DataFrame) -> pd.DataFrame:
-    "The questions put to the pool."
+    "The questions put to the pool: models of a deal are averaged, and deals are what seeds are elsewhere."
     fold = runs.fold.iloc[0]
     size = round(len(fold) / (max(fold) + 1))
 
-    def true(of: pd.DataFrame) -> np.ndarray:  # (models, clips of the pool)
-        return np.concatenate([first_of(found, len(found[0]), size) for found in of.pool_ranks])
+    def true(of: pd.DataFrame, expected: Callable) -> pd.DataFrame:  # (deals, clips of the pool)
+        means = [expected(found, len(found[0]), size).mean(0) for found in of.pool_ranks]
+        return pd.DataFrame(np.array(means), pd.Index(of.seed))
 
-    on_pool = runs.assign(ranks_t2v=runs.pool_ranks.str[0], evaluation_split="pool")
-    return comparisons({q: (true(a), true(b)) for q, (a, b) in asked.items()}, source_videos(on_pool))
+    videos = source_videos(runs.assign(ranks_t2v=runs.pool_ranks.str[0], evaluation_split="pool"))
+    tables = [
+        comparisons({q: (true(a, expected), true(b, expected)) for q, (a, b) in asked.items()}, videos)
+        for expected in (reciprocal_of, first_of)
+    ]
+    return beside(*tables)
 
 
-def _right_direction(a: pd.DataFrame, b: pd.DataFrame) -> float:
-    "In which share of the single folds the loss differs in the direction of the truth."
+def _right_direction(a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float, float]:
+    """In which share of the single folds the loss differs in the direction of the truth, with an interval.
+
+    Deals are of the same clips, so there are only as many independent folds as in one deal.
+    """
     here = np.sign(b.loss.to_numpy() - a.loss.to_numpy())
-    return float(np.mean(here == np.sign(b.true_loss.mean() - a.true_loss.mean())))
+    share = float(np.mean(here == np.sign(b.true_loss.mean() - a.true_loss.mean())))
+    return share, *wilson(share, a.fold.nunique())
 
 # %% ../../nbs/labs/cross_validation.ipynb #f18d2420
 def cross_answer(runs: pd.DataFrame) -> str:
@@ -210,8 +254,8 @@ def cross_answer(runs: pd.DataFrame) -> str:
 
 def _five_sentence(folds: pd.DataFrame, table: pd.DataFrame) -> str:
     astray = (folds.r1 - folds.true_r1).abs()
-    right = table.xs("50 clips in turns", level="judge")["fives right"]
-    named = enumeration([f"{100 * share:.0f} % ({question})" for question, share in right.items()])
+    right = table.xs("50 clips in turns", level="judge")
+    named = enumeration([f"{_right_in_words(row)} ({question})" for question, row in right.iterrows()])
     return (
         f"R@1 of five validation clips strays from the truth by {astray.mean():.0f} points on average and by up to "
         f"{astray.max():.0f}; their loss reaches from {folds.loss.min():.4f} to {folds.loss.max():.2f}, where the "
@@ -220,10 +264,16 @@ def _five_sentence(folds: pd.DataFrame, table: pd.DataFrame) -> str:
     )
 
 
+def _right_in_words(row: pd.Series) -> str:
+    "A share of fives with its interval."
+    share, low, high = (100 * row[f"fives right{end}"] for end in ("", " low", " high"))
+    return f"{share:.0f} % (95 % interval {low:.0f} to {high:.0f})"
+
+
 def _fifty_sentence(table: pd.DataFrame) -> str:
     asked = table.xs("50 clips in turns", level="judge")
     told = [_told(question, row, table.loc[(question, "the pool")]) for question, row in asked.iterrows()]
-    said = f"Fifty clips in turns, in points of R@1 of five: {enumeration(told)}."
+    said = f"Fifty clips in turns, in points of MRR of five: {enumeration(told)}."
     found = interval(asked.detectable.min(), asked.detectable.max(), ".0f", nothing="")
     return f"{said} The smallest difference they would have found is {found} points." if found else said
 
@@ -279,11 +329,18 @@ def cross_tables(runs: pd.DataFrame) -> list[Table]:
         f"{pool} clips of the pool."
     )
     table, folds = table_cross(runs), table_folds(runs)
-    right = table["fives right"].map(lambda share: "" if pd.isna(share) else f"{100 * share:.0f} %")
-    text = show_comparisons(table).assign(**{"loss of five right": right})
-    title = "With 50 clips only: repeated grouped cross-validation (points of t2v R@1 of five)"
+    right = ["" if pd.isna(row["fives right"]) else _right_in_words(row) for _, row in table.iterrows()]
+    text = show_comparisons(table).rename(columns={"seeds": "deals"}).assign(**{"loss of five right": right})
+    title = "With 50 clips only: repeated grouped cross-validation (points of t2v MRR of five)"
     reach = f"From the lowest to the highest of {int(folds.validations.max())} validations, and of {deals} deals."
-    notes = f"{cross_answer(runs)}\n\n{basis} {COMPARED}"
+    how = (
+        "50 clips in turns: differences of folds, whose variance is corrected for the training clips that their models "
+        "have in common (Nadeau and Bengio), for another fifty clips. The pool: the models of a deal averaged, for "
+        "other deals and other source videos of the pool; held fixed: these fifty clips. In both the gallery, the "
+        "world and the pretrained model are held fixed. Shares of fives: Wilson's interval, counting the folds of one "
+        "deal, as all deals are of the same clips."
+    )
+    notes = f"{cross_answer(runs)}\n\n{basis} {how} {HOW_COMPARED}"
     return [
         Table("cross_validation", title, table, text, notes),
         Table("cross_fives", "Validation with five clips", folds, show_folds(folds), f"{basis} {reach}"),

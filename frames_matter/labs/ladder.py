@@ -21,10 +21,10 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from ..base.profiles import Profile, larger
 from ..base.registry import Registry
 from .laboratory import Laboratory
-from ..metrics.stats import BETTER, UNDECIDED, WORSE, comparisons, mean_with_interval
+from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE, mean_with_interval
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
-from ..report.tables import COMPARED, hits, source_videos
+from ..report.tables import HOW_COMPARED, by_seed, compared, hits, in_p, reciprocal_ranks, source_videos
 from ..report.writers import Figure, Table, difference_in_words, intervals, numbers, with_spread
 
 # %% ../../nbs/labs/ladder.ipynb #a91ffd8c
@@ -169,32 +169,38 @@ def table_ladder(runs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row for each number of clips and rung, in points of t2v R@1: its recall with interval, the difference to
-        zero-shot as `comparisons` gives it, the oracle that saw the pool, and what was chosen.
+        A row for each number of clips and rung: its t2v R@1 with interval, the difference to zero-shot as `compared`
+        gives it, the oracle that saw the pool, and what was chosen.
     """
     picks, videos = chosen(runs), source_videos(runs)
-    zero = hits(runs[runs.method == "zero_shot"])
+    zero = runs[runs.method == "zero_shot"]
     cells = dict(tuple(picks.groupby(["n_train", "method"])))
-    moved = {cell: found for cell, of_cell in cells.items() if ((found := hits(of_cell)) != zero).any()}
-    told = comparisons({cell: (zero, found) for cell, found in moved.items()}, videos).to_dict("index")
+    moved = {cell: (zero, of) for cell, of in cells.items() if (reciprocal_ranks(of) != reciprocal_ranks(zero)).any()}
+    told = compared(moved, videos, pair=_by_seed).to_dict("index")
     rows = [{"clips": 0, "rung": TITLES["zero_shot"]} | _recall(zero, videos)]
     for cell in sorted(cells, key=lambda cell: (cell[0], list(TITLES).index(cell[1]))):
         of_cell = cells[cell]
         name = {"clips": int(clips_of(of_cell.n_train).iloc[0]), "rung": TITLES[cell[1]]}
-        rows.append(name | _recall(hits(of_cell), videos) | _difference(told.get(cell)) | _choice(of_cell))
+        rows.append(name | _recall(of_cell, videos) | _difference(told.get(cell)) | _choice(of_cell))
     return pd.DataFrame(rows).set_index(["clips", "rung"])
 
 
-def _recall(found: np.ndarray, videos: np.ndarray) -> dict[str, float]:
-    return dict(zip(("t2v R@1", "low", "high"), mean_with_interval(found, videos), strict=True))
+def _by_seed(runs: pd.DataFrame, scores: np.ndarray) -> Any:
+    "Scores by seed; of the model that is not trained no seed has a say."
+    return scores[0] if (runs.method == "zero_shot").all() else by_seed(runs, scores)
+
+
+def _recall(runs: pd.DataFrame, videos: np.ndarray) -> dict[str, float]:
+    found = mean_with_interval(_by_seed(runs, hits(runs)), videos)
+    return dict(zip(("t2v R@1", "low", "high"), found, strict=True))
 
 
 def _difference(told: dict[str, Any] | None) -> dict[str, Any]:
-    """A row of `comparisons`, its interval's ends named for what they are of; without one the ranks are those of
+    """A row of `compared`, its interval's ends named for what they are of; without one the ranks are those of
     zero-shot.
     """
     if told is None:
-        return dict(difference=0.0, verdict="the same ranks")
+        return {"difference": 0.0, "R@1 difference": 0.0, "verdict": "the same ranks"}
     return {f"difference {name}" if name in ("low", "high") else name: value for name, value in told.items()}
 
 
@@ -216,11 +222,13 @@ def show_ladder(table: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "t2v R@1": numbers(table["t2v R@1"]),
         "95 % interval": intervals(table.low, table.high),
-        "to zero-shot": numbers(table.difference, "+.1f"),
+        "MRR to zero-shot": numbers(table.difference, "+.1f"),
         "interval": intervals(table["difference low"], table["difference high"], "+.1f"),
-        "p (Holm)": numbers(table.p, ".3f"),
+        "p, a difference": [in_p(p) for p in table.p],
+        f"p, within {MARGIN:g}": [in_p(p) for p in table.p_within],
         "detectable": numbers(table.detectable),
         "verdict": table.verdict.fillna("–").to_list(),
+        "R@1 to zero-shot": numbers(table["R@1 difference"], "+.1f"),
         "oracle": numbers(table.oracle),
         "rate chosen": [value or "–" for value in table.rates.fillna("")],
         "α chosen": [value or "–" for value in table.alphas.fillna("")],
@@ -299,8 +307,8 @@ def _number(value: float, digits: int) -> str:
 # %% ../../nbs/labs/ladder.ipynb #5e735768
 def _rung(ax: Axes, rows: pd.DataFrame, rung: Rung, places: np.ndarray, zero: float) -> None:
     "One rung: difference and interval for each number of clips; a bar where the oracle is."
-    difference = rows.difference.to_numpy()
-    ends = rows[["difference low", "difference high"]].fillna(0).T.to_numpy()  # of the same ranks: no width
+    difference = rows["R@1 difference"].to_numpy()
+    ends = rows[["R@1 low", "R@1 high"]].fillna(0).T.to_numpy()  # of the same ranks: no width
     line = dict(color=COLOURS[rung.colour], ls="", elinewidth=1.6, marker="o", ms=6, mec="white", zorder=3)
     ax.errorbar(places, difference, yerr=np.abs(ends - difference), label=rung.title, **line)
     ax.plot(places, rows.oracle - zero, ls="", marker="_", ms=12, mew=2.2, color=COLOURS[rung.colour], zorder=4)
@@ -361,6 +369,7 @@ def plot_ladder(runs: pd.DataFrame) -> MatplotlibFigure:
 VERDICTS_IN_WORDS = {
     BETTER: "better than zero-shot:",
     WORSE: "worse:",
+    SAME: f"within {MARGIN:g} points of zero-shot:",
     UNDECIDED: "cannot be told apart from zero-shot:",
 }
 
@@ -382,7 +391,7 @@ def _size_sentence(clips: int, rows: pd.DataFrame) -> str:
         named = [f"{rung} ({difference_in_words(*ends)})" for rung, *ends in told]
         if named:
             parts.append(f"{words} {', '.join(named)}")
-    return f"With {clips} clips {'; '.join(parts) or 'nothing differs from zero-shot'}."
+    return f"With {clips} clips, in points of MRR, {'; '.join(parts) or 'nothing differs from zero-shot'}."
 
 
 def ladder_notes(runs: pd.DataFrame) -> str:
@@ -391,7 +400,8 @@ def ladder_notes(runs: pd.DataFrame) -> str:
     return (
         f"Sound protocol: {trained.seed.nunique()} seeds (each draws its own clips and their order), {n} queries "
         f"(chance: R@1 {100 / n:.1f} %), every rung on the same pool. At most {int(trained.train_steps.max())} steps "
-        f"of {int(trained.batch_size.max())} pairs. {COMPARED} Learning rate and α are chosen by the loss of the "
+        f"of {int(trained.batch_size.max())} pairs. {HOW_COMPARED} Held fixed: the gallery of clips, the world and the "
+        "pretrained model. Learning rate and α are chosen by the loss of the "
         "validation clips, 10 % of the clips; the oracle is what the best choice on the pool would have given: no "
         "user has it, and it is flattered by having looked. The pool is of the larger world with 1000 clips, not "
         "that of the tables above, so zero-shot stands elsewhere too."

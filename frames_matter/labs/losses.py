@@ -23,7 +23,7 @@ from ..metrics.stats import VERDICTS, comparisons, mean_with_interval
 from ..model.catalogue import LOSSES
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
-from ..report.tables import hits, in_order, source_videos, title_of
+from ..report.tables import COMPARED, WAYS, by_seed, compared, hits, in_order, source_videos, title_of
 from ..report.writers import Figure, Table, enumeration, interval, intervals, numbers
 
 # %% ../../nbs/labs/losses.ipynb #30b9b5ef
@@ -80,23 +80,23 @@ def with_both_directions(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(r1=(runs.t2v_r1 + runs.v2t_r1) / 2, ndcg=(runs.t2v_ndcg + runs.v2t_ndcg) / 2)
 
 
-def _recall(runs: pd.DataFrame) -> np.ndarray:  # (runs, clips), in shares of 1
-    return (hits(runs, "t2v") + hits(runs, "v2t")) / 2
+def _recall(runs: pd.DataFrame) -> Any:  # by seed, in shares of 1
+    return by_seed(runs, (hits(runs, "t2v") + hits(runs, "v2t")) / 2)
 
 
-def _graded(runs: pd.DataFrame) -> np.ndarray:  # (runs, clips), in shares of 1
-    return np.array(runs.ndcg_each.tolist()) / 100
+def _graded(runs: pd.DataFrame) -> Any:  # by seed, in shares of 1
+    return by_seed(runs, np.array(runs.ndcg_each.tolist()) / 100)
 
 
 def _compared(pairs: dict[Any, tuple[pd.DataFrame, pd.DataFrame]], videos: np.ndarray) -> pd.DataFrame:
-    "Question -> `comparisons` in R@1, which give the verdict, and beside them those in nDCG."
-    told = comparisons({q: (_recall(a), _recall(b)) for q, (a, b) in pairs.items()}, videos)
+    "What `compared` tells of both directions, and beside it differences in nDCG."
+    told = compared(pairs, videos, WAYS)
     graded = comparisons({q: (_graded(a), _graded(b)) for q, (a, b) in pairs.items()}, videos)
     return told.join(graded[["difference", "low", "high", "verdict"]].add_prefix("nDCG "))
 
 # %% ../../nbs/labs/losses.ipynb #1b933c32
 def table_losses(runs: pd.DataFrame, method: str = "heads") -> pd.DataFrame:
-    """Recall and nDCG of every loss, and the difference to InfoNCE with its interval.
+    """Recall and nDCG of every loss, and the difference to InfoNCE in MRR and R@1 with its interval.
 
     Parameters
     ----------
@@ -125,16 +125,15 @@ def table_losses(runs: pd.DataFrame, method: str = "heads") -> pd.DataFrame:
 
 def _against_infonce(by_loss: dict[str, pd.DataFrame], videos: np.ndarray) -> dict[str, dict]:
     "Each loss against InfoNCE on the seeds that both have: a grid that is half done compares what it has."
-    plain, pairs = by_loss.get("infonce"), {}
-    for loss, of_loss in by_loss.items():
-        seeds = set() if plain is None or loss == "infonce" else set(of_loss.seed) & set(plain.seed)
-        if seeds:
-            pairs[loss] = tuple(of[of.seed.isin(seeds)] for of in (plain, of_loss))
+    plain = by_loss.get("infonce")
+    if plain is None:
+        return {}
+    pairs = {loss: (plain, of_loss) for loss, of_loss in by_loss.items() if loss != "infonce"}
     return _compared(pairs, videos).to_dict("index") if pairs else {}
 
 
 def _level(runs: pd.DataFrame, videos: np.ndarray) -> dict[str, float]:
-    recall = dict(zip(("R@1", "R@1 low", "R@1 high"), mean_with_interval(_recall(runs), videos), strict=True))
+    recall = dict(zip(("R@1", "R@1 from", "R@1 to"), mean_with_interval(_recall(runs), videos), strict=True))
     return recall | {"t2v R@1": runs.t2v_r1.mean(), "v2t R@1": runs.v2t_r1.mean(), "nDCG": runs.ndcg.mean()}
 
 
@@ -190,7 +189,7 @@ def _question_sentence(question: str, method: str, rows: pd.DataFrame) -> str:
     differences = interval(rows.difference.min(), rows.difference.max(), "+.1f")
     found = interval(rows.detectable.min(), rows.detectable.max(), nothing="")
     seen = f", where {found} could have been seen" if found else ""
-    return f"{question} ({method}): {counts}; differences of {differences} points of R@1{seen}."
+    return f"{question} ({method}): {counts}; differences of {differences} points of MRR{seen}."
 
 # %% ../../nbs/labs/losses.ipynb #40557535
 LOSS_COLOURS = {
@@ -254,7 +253,7 @@ def _panel(ax: Axes, size: int, of_size: pd.DataFrame, gap: float) -> None:
 
 @styled
 def plot_losses(runs: pd.DataFrame) -> MatplotlibFigure:
-    """Difference to InfoNCE in R@1 by rate of false negatives, a panel for each batch size; bands: intervals of H-NAC
+    """Difference to InfoNCE in MRR by rate of false negatives, a panel for each batch size; bands: intervals of H-NAC
     and the oracle.
     """
     table = table_losses(runs)
@@ -264,7 +263,7 @@ def plot_losses(runs: pd.DataFrame) -> MatplotlibFigure:
     gap = 0.07 * (max(high, 0) - min(low, 0) or 1)
     for ax, size in zip(axes[0], sizes, strict=True):
         _panel(ax, size, table.loc[size], gap)
-    axes[0, 0].set_ylabel("R@1 minus that of InfoNCE, points\n(mean of both directions)")
+    axes[0, 0].set_ylabel("MRR minus that of InfoNCE, points\n(mean of both directions)")
     return fig
 
 # %% ../../nbs/labs/losses.ipynb #02063eae
@@ -272,11 +271,14 @@ def show_losses(table: pd.DataFrame) -> pd.DataFrame:
     "`table_losses` or `table_loss_questions` for reading; what was not compared is left blank."
     columns = {}
     if "R@1" in table:
-        columns["R@1"] = _joined(numbers(table["R@1"]), intervals(table["R@1 low"], table["R@1 high"], nothing=""))
-    columns["difference"] = numbers(table.difference, "+.1f", nothing="")
+        of_recall = intervals(table["R@1 from"], table["R@1 to"], nothing="")
+        columns["R@1"] = _joined(numbers(table["R@1"]), of_recall)
+    columns["MRR difference"] = numbers(table.difference, "+.1f", nothing="")
     columns["95 % interval"] = intervals(table.low, table.high, "+.1f", nothing="")
     columns["detectable"] = numbers(table.detectable, nothing="")
     columns["verdict"] = table.verdict
+    for_r1 = numbers(table["R@1 difference"], "+.1f", nothing="")
+    columns["R@1 difference"] = _joined(for_r1, intervals(table["R@1 low"], table["R@1 high"], "+.1f", nothing=""))
     if "nDCG" in table:
         columns["nDCG"] = numbers(table["nDCG"], nothing="")
     graded = numbers(table["nDCG difference"], "+.1f", nothing="")
@@ -299,10 +301,10 @@ def loss_tables(runs: pd.DataFrame) -> list[Table]:
     "A table a method, and the questions."
     n = int(runs.n_queries.max())
     note = (
-        f"{n} captions and clips (chance: R@1 {100 / n:.1f} %); bootstrap over seeds and source videos, on the same "
-        "queries. False negatives: the share of training clips that meet their first take in the batch."
+        f"{n} captions and clips (chance: R@1 {100 / n:.1f} %), means of both directions. False negatives: the share "
+        f"of training clips that meet their first take in the batch. {COMPARED}"
     )
-    corrected = f"{note} Verdicts, on R@1, are corrected within a batch size and rate (Holm)."
+    corrected = f"{note} The questions are those of a batch size and rate."
     tables = []
     for method, title in METHODS.items():
         if len(table := table_losses(runs, method)):
@@ -312,18 +314,15 @@ def loss_tables(runs: pd.DataFrame) -> list[Table]:
             tables.append(by_method)
     asked = table_loss_questions(runs)
     answers = " ".join(loss_answer(runs).splitlines())
-    notes = (
-        f"{answers}\n\n{note} Verdicts, on R@1, are corrected for all rows of a method (Holm). Detectable: the "
-        "smallest true difference that four of five such set-ups would find."
-    )
-    title = "Does H-NAC help? (points of R@1, mean of both directions)"
+    notes = f"{answers}\n\n{note} The questions are all rows of a method."
+    title = "Does H-NAC help? (points of MRR, mean of both directions)"
     return [*tables, Table("losses_questions", title, asked, show_losses(asked), notes)]
 
 
 def loss_figures(runs: pd.DataFrame) -> list[Figure]:
     "Every loss against InfoNCE, where heads were trained."
     caption = (
-        "Recall of every loss against InfoNCE, by the share of training clips that meet another telling of "
+        "MRR of every loss against InfoNCE, by the share of training clips that meet another telling of "
         "themselves in their batch; bands: 95 % intervals."
     )
     return [Figure("losses", caption, lambda: plot_losses(runs))] if "heads" in set(runs.method) else []

@@ -5,14 +5,15 @@ beside what cannot."""
 
 # %% auto #0
 __all__ = ['PROTOCOL_NAMES', 'ZERO_SHOT', 'FIRST', 'SECOND', 'VARIES', 'WAYS', 'LOSS_OF', 'DUAL_SOFTMAX', 'GAP_OF', 'MODEL',
-           'SPREAD', 'INTERVAL', 'COMPARED', 'LOSSES_APART', 'title_of', 'in_order', 'runs_with', 'published_losses',
-           'cells_of', 'hits', 'source_videos', 'with_ranks', 'recall', 'mean_of', 'spread_columns', 'recall_columns',
+           'MEASURED', 'Asked', 'SPREAD', 'INTERVAL', 'HOW_COMPARED', 'HELD_FIXED', 'COMPARED', 'LOSSES_APART',
+           'title_of', 'in_order', 'runs_with', 'published_losses', 'cells_of', 'hits', 'reciprocal_ranks', 'by_seed',
+           'source_videos', 'with_ranks', 'recall', 'mrr', 'mean_of', 'spread_columns', 'recall_columns',
            'sound_recalls', 'table_of', 'show', 'table_zero_shot', 'table_alignment', 'table_gap', 'table_sampling',
-           'models_of', 'table_retrieval', 'table_foils', 'questions_of', 'table_comparisons', 'show_comparisons',
-           'counted', 'study_tables', 'table_setup', 'setup_tables']
+           'models_of', 'table_retrieval', 'table_foils', 'questions_of', 'beside', 'compared', 'show_comparisons',
+           'in_p', 'table_comparisons', 'counted', 'study_tables', 'table_setup', 'setup_tables']
 
 # %% ../../nbs/report/tables.ipynb #481346a0
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import pandas as pd
 
 from ..base.profiles import Profile, as_profile, manifest_dir
 from ..base.registry import Registry
-from ..metrics.stats import comparisons, mean_with_interval
+from ..metrics.stats import LEAST_SEEDS, MARGIN, comparisons, mean_with_interval
 from ..model.catalogue import HEADS, LOSSES
 from .reader import STUDY, as_runs, other_setups, published
 from .writers import Table, interval, intervals, mean_with_spread, numbers
@@ -134,7 +135,36 @@ def hits(runs: pd.DataFrame, way: str = "t2v", k: int = 1) -> np.ndarray:
     np.ndarray
         float (runs, queries), 0 or 1.
     """
-    return (np.array(runs[f"ranks_{way}"].tolist()) <= k).astype(float)
+    return (_ranks(runs, way) <= k).astype(float)
+
+
+def _ranks(runs: pd.DataFrame, way: str) -> np.ndarray:
+    return np.array(runs[f"ranks_{way}"].tolist())
+
+# %% ../../nbs/report/tables.ipynb #c3440789
+def reciprocal_ranks(runs: pd.DataFrame, way: str = "t2v") -> np.ndarray:
+    "1 over the rank of each query's own, (runs, queries), whose mean is the MRR; of runs that kept their ranks."
+    return 1 / _ranks(runs, way)
+
+
+def by_seed(runs: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame | np.ndarray:
+    """Scores with the seed of their run, as `comparisons` pairs them.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Of one cell. A column `matched`, if there is one, is paired too and averaged within the seed.
+    scores : np.ndarray
+        (runs, queries).
+
+    Returns
+    -------
+    DataFrame or np.ndarray
+        A row a run; (queries,) of zero-shot runs, in which no seed has a say.
+    """
+    if (runs.phase == "zero_shot").all():
+        return scores.mean(0)
+    return pd.DataFrame(scores, pd.MultiIndex.from_frame(runs[["seed", *({"matched"} & set(runs))]]))
 
 
 def source_videos(runs: pd.DataFrame) -> np.ndarray:
@@ -166,7 +196,7 @@ def with_ranks(runs: pd.DataFrame, way: str = "t2v") -> pd.DataFrame:
 
 
 def recall(runs: pd.DataFrame, way: str = "t2v", k: int = 1) -> tuple[float, float, float]:
-    """Recall at k of some runs, with its 95 % interval over seeds and source videos.
+    """Recall at k of some runs, with its 95 % interval for other seeds and source videos.
 
     Parameters
     ----------
@@ -182,8 +212,15 @@ def recall(runs: pd.DataFrame, way: str = "t2v", k: int = 1) -> tuple[float, flo
         known.
     """
     if len(runs) and len(with_ranks(runs, way)) == len(runs):
-        return mean_with_interval(hits(runs, way, k), source_videos(runs))
+        return mean_with_interval(by_seed(runs, hits(runs, way, k)), source_videos(runs))
     return mean_of(runs, f"{way}_r{k}"), np.nan, np.nan
+
+
+def mrr(runs: pd.DataFrame, way: str = "t2v") -> tuple[float, float, float]:
+    "The mean reciprocal rank of some runs in percent, with its interval; NaN where a run did not keep its ranks."
+    if len(runs) and len(with_ranks(runs, way)) == len(runs):
+        return mean_with_interval(by_seed(runs, reciprocal_ranks(runs, way)), source_videos(runs))
+    return np.nan, np.nan, np.nan
 
 
 def mean_of(runs: pd.DataFrame, metric: str) -> float:
@@ -219,8 +256,11 @@ def spread_columns(runs: pd.DataFrame, columns: dict[str, tuple[str, str]] = LOS
 
 def recall_columns(runs: pd.DataFrame, name: str, way: str = "t2v", k: int = 1) -> dict[str, float]:
     "`recall` as three columns: <name> mean, <name> low, <name> high."
-    columns = (f"{name} {of}" for of in ("mean", "low", "high"))
-    return dict(zip(columns, recall(runs, way, k), strict=True))
+    return _three_columns(name, recall(runs, way, k))
+
+
+def _three_columns(name: str, found: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((f"{name} {of}" for of in ("mean", "low", "high")), found, strict=True))
 
 
 def sound_recalls(runs: pd.DataFrame) -> dict[str, float]:
@@ -311,7 +351,8 @@ def _retrieval_rows(runs: pd.DataFrame, way: str) -> list[dict[str, Any]]:
     "Recalls, ranks and graded relevance, one way."
     recalls = [{"measure": f"{way} R@{k}"} | recall_columns(runs, "ours (sound)", way, k) for k in (1, 5, 10)]
     others = {"MdR": "mdr", "MnR": "mnr", "nDCG@10": "ndcg"}
-    return recalls + [_mean_row(runs, f"{way} {name}", f"{way}_{metric}") for name, metric in others.items()]
+    means = [_mean_row(runs, f"{way} {name}", f"{way}_{metric}") for name, metric in others.items()]
+    return [*recalls, {"measure": f"{way} MRR"} | _three_columns("ours (sound)", mrr(runs, way)), *means]
 
 # %% ../../nbs/report/tables.ipynb #7c4ab029
 def table_alignment(runs: str | Profile | pd.DataFrame = "mini") -> pd.DataFrame:
@@ -430,7 +471,10 @@ def table_retrieval(runs: str | Profile | pd.DataFrame = "mini") -> pd.DataFrame
     columns |= {"rsum": "rsum", DUAL_SOFTMAX: "t2v_r1_dual_softmax"}
     rows = []
     for name, of_model in models_of(runs_with(as_runs(runs), protocol="sound")):
-        recalls = [recall_columns(of_model, f"{way} R@1", way) for way in WAYS]
+        recalls = [
+            recall_columns(of_model, f"{way} R@1", way) | _three_columns(f"{way} MRR", mrr(of_model, way))
+            for way in WAYS
+        ]
         means = {column: mean_of(of_model, metric) for column, metric in columns.items()}
         rows.append(name | recalls[0] | recalls[1] | means)
     return table_of(rows, MODEL)
@@ -490,16 +534,79 @@ def questions_of(runs: pd.DataFrame) -> dict[str, tuple[dict, dict]]:
 
 
 def _compared_runs(runs: pd.DataFrame, start: dict, goal: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "The runs of two cells; of cells that leave the loss open those under losses that both were trained with."
+    "The runs of two cells; those of cells that leave the loss open are matched by it."
     before, after = runs_with(runs, **start), runs_with(runs, **goal)
     if "loss" in goal:
         return before, after
-    shared = set(before.loss) & set(after.loss)
-    return before[before.loss.isin(shared)], after[after.loss.isin(shared)]
+    return before.assign(matched=before.loss), after.assign(matched=after.loss)
+
+# %% ../../nbs/report/tables.ipynb #c0a9e001
+MEASURED: dict[str, Callable[[pd.DataFrame, str], np.ndarray]] = {  # the first decides, the second is shown
+    "MRR": reciprocal_ranks,
+    "R@1": hits,
+}
+Asked = Mapping[Any, tuple[pd.DataFrame, pd.DataFrame]]  # question -> the runs of two methods
+
+
+def beside(verdicts: pd.DataFrame, recalls: pd.DataFrame) -> pd.DataFrame:
+    "What `comparisons` gave of MRR, and beside it differences and intervals of R@1."
+    return verdicts.join(recalls[["difference", "low", "high"]].add_prefix("R@1 "))
+
+
+def compared(
+    asked: Asked, videos: np.ndarray, ways: Sequence[str] = ("t2v",), pair: Callable[..., Any] = by_seed
+) -> pd.DataFrame:
+    """What one method finds more than another, in points of MRR, and R@1 beside.
+
+    Parameters
+    ----------
+    asked : Mapping
+        question -> the runs of the two methods; all over the same queries.
+    videos : np.ndarray
+        (queries,) the source video of each.
+    ways : sequence of str
+        Of which the mean is taken.
+    pair : callable
+        runs, (runs, queries) scores -> what `comparisons` pairs.
+
+    Returns
+    -------
+    DataFrame
+        A row a question, as `comparisons` gives it, and "R@1 difference", "R@1 low" and "R@1 high".
+    """
+    found = []
+    for score in MEASURED.values():
+        pairs = {
+            question: tuple(pair(runs, np.mean([score(runs, way) for way in ways], axis=0)) for runs in both)
+            for question, both in asked.items()
+        }
+        found.append(comparisons(pairs, videos))
+    return beside(*found)
+
+# %% ../../nbs/report/tables.ipynb #ba7a8b45
+def show_comparisons(table: pd.DataFrame) -> pd.DataFrame:
+    "What `compared` gave, for reading."
+    columns = {
+        "difference": numbers(table.difference, "+.1f"),
+        "95 % interval": intervals(table.low, table.high, "+.1f"),
+        "p, a difference": [in_p(p) for p in table.p],
+        f"p, within {MARGIN:g}": [in_p(p) for p in table.p_within],
+        "detectable": numbers(table.detectable),
+        "verdict": table.verdict,
+        "R@1": numbers(table["R@1 difference"], "+.1f"),
+        "R@1, 95 % interval": intervals(table["R@1 low"], table["R@1 high"], "+.1f"),
+        "seeds": numbers(table.seeds.where(table.seeds > 0), ".0f"),
+    }
+    return pd.DataFrame(columns, index=table.index)
+
+
+def in_p(p: float) -> str:
+    "A p-value as tables have it."
+    return "–" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 # %% ../../nbs/report/tables.ipynb #7ab00019
 def table_comparisons(runs: str | Profile | pd.DataFrame = "mini") -> pd.DataFrame:
-    """What one model finds more than another, and whether that can be told: points of t2v R@1, sound protocol.
+    """What one method finds more than another, and whether that can be told: points of t2v MRR, sound protocol.
 
     Parameters
     ----------
@@ -509,34 +616,30 @@ def table_comparisons(runs: str | Profile | pd.DataFrame = "mini") -> pd.DataFra
     Returns
     -------
     DataFrame
-        A row for each question that both its cells were run for, as `comparisons` has it.
+        A row for each question that both its cells were run for, as `compared` has it.
     """
     runs = with_ranks(runs_with(as_runs(runs), protocol="sound"))
     asked = {question: _compared_runs(runs, *cells) for question, cells in questions_of(runs).items()}
-    found = {question: (hits(a), hits(b)) for question, (a, b) in asked.items() if len(a) and len(b)}
-    videos = source_videos(runs) if found else np.array([])
-    return comparisons(found, videos).rename_axis("t2v R@1")
-
-
-def show_comparisons(table: pd.DataFrame) -> pd.DataFrame:
-    "What `comparisons` gave, for reading."
-    columns = {
-        "difference": numbers(table.difference, "+.1f"),
-        "95 % interval": intervals(table.low, table.high, "+.1f"),
-        "p (Holm)": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in table.p],
-        "detectable": numbers(table.detectable),
-        "verdict": table.verdict,
-    }
-    return pd.DataFrame(columns, index=table.index)
+    asked = {question: pair for question, pair in asked.items() if len(pair[0]) and len(pair[1])}
+    videos = source_videos(runs) if asked else np.array([])
+    return compared(asked, videos).rename_axis("t2v MRR")
 
 # %% ../../nbs/report/tables.ipynb #e112ab4e
 SPREAD = "± is the standard deviation over seeds."
-INTERVAL = "In brackets the 95 % interval of a recall, by bootstrap over seeds and source videos."
-COMPARED = (
-    "Bootstrap over seeds and source videos, both models on the same queries; each interval stands for itself, "
-    "p-values are corrected for all the questions (Holm) and decide. Detectable: the smallest true difference that "
-    "four of five such set-ups would find."
+INTERVAL = (
+    "In brackets the 95 % interval of a recall for other seeds and other source videos of the captions (of fewer than "
+    f"{LEAST_SEEDS} seeds for other source videos alone); held fixed: the gallery of clips, the clips trained on, the "
+    "world and the pretrained model."
 )
+HOW_COMPARED = (
+    "Differences are taken within a seed and a query; several losses of a seed are averaged; queries are nested in "
+    "source videos. Each 95 % interval is for other seeds and other source videos and stands for itself. The verdict "
+    f"is on MRR: p-values, of a difference and of its being within {MARGIN:g} points, are corrected together for all "
+    "the questions (Holm and Shaffer) and decide. Detectable: the smallest true difference that four of five such "
+    f"set-ups would find by this test. Of fewer than {LEAST_SEEDS} seeds nothing can be told; seeds –: none has a say."
+)
+HELD_FIXED = "Held fixed: the gallery of clips, the clips trained on, the world and the pretrained model."
+COMPARED = f"{HOW_COMPARED} {HELD_FIXED}"
 LOSSES_APART = (
     "The two loss columns cannot be compared as numbers: one is a mean over batches through which the answer leaks, "
     "the other of one matrix of all alignment clips. Nor can InfoNCE with H-NAC, which lies below it on the same "
@@ -629,7 +732,7 @@ def _comparisons(runs: pd.DataFrame) -> Table:
     over = "both losses" if len(losses) == 2 else "all losses that both were trained with"
     under = f"Fine-tuning, cross-attention and fusion are compared under InfoNCE, frames over {over}."
     notes = f"{counted(runs, ['sound'])} {under} {COMPARED}"
-    title = "What can be told apart (points of t2v R@1, sound protocol)"
+    title = "What can be told apart (points of t2v MRR, sound protocol)"
     return Table("comparisons", title, table, show_comparisons(table), notes)
 
 # %% ../../nbs/report/tables.ipynb #7ab0001f

@@ -138,9 +138,9 @@ def accuracy_by_kind(outcomes: Sequence[float], kinds: Sequence[str]) -> dict[st
 
 # %% ../../nbs/study/measure.ipynb #581d47bd
 @functools.lru_cache(maxsize=2)
-def relevance_of(profile: Profile, data: str, split: str, by: str = "video") -> np.ndarray:
+def relevance_of(profile: Profile, data: str, split: str, by: str = "video", deal: int = 0) -> np.ndarray:
     "How true each caption of a split is of each of its clips, (N captions, N clips); parameters as of `rows_of`."
-    return relevance(truth_of(profile, rows_of(profile, data, split, by)))
+    return relevance(truth_of(profile, rows_of(profile, data, split, by, deal)))
 
 
 def retrieval_measures(spec: RunSpec, split: str, similarity: np.ndarray) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def retrieval_measures(spec: RunSpec, split: str, similarity: np.ndarray) -> dic
     profile = spec.resolved_profile()
     if not source_of(profile).has_truth or spec.option("canary") or len(similarity) < 2:
         return out
-    r = relevance_of(profile, spec.data, split, spec.split_by)
+    r = relevance_of(profile, spec.data, split, spec.split_by, spec.option("deal", 0))
     return out | {"t2v_ndcg": ndcg(similarity, r), "v2t_ndcg": ndcg(similarity.T, r.T)}
 
 # %% ../../nbs/study/measure.ipynb #581d47be
