@@ -230,6 +230,8 @@ def test_metrics_of_what_is_none_are_one_sentence():
             ranks([[0.1, 0.9], [0.2, 0.1]], positives)
     with pytest.raises(UserError, match="no queries"):
         compare([], [], np.arange(0))
+    with pytest.raises(UserError, match="a name a query, in one row"):
+        compare(np.zeros(6), np.ones(6), np.zeros((6, 1)))
     assert compare(torch.zeros(6), torch.ones(6), np.arange(6)) == (100, 100, 100)
     with pytest.raises(UserError, match="Captions are a list, not NoneType"):
         tokenizer_for("mini")(None)

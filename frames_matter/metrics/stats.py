@@ -155,6 +155,14 @@ class Estimate:
         return p if t >= 0 else 1 - p
 
 # %% ../../nbs/metrics/stats.ipynb #db52a3f3
+def _numbered(groups):
+    "The source video of each query (queries,) as a number from 0."
+    groups = np.asarray(groups)
+    if groups.ndim != 1:
+        raise UserError(f"Source videos are a name a query, in one row; these have shape {groups.shape}.")
+    return pd.factorize(groups, use_na_sentinel=False)[0]
+
+
 def estimate(d: np.ndarray, groups: np.ndarray, seeds: int) -> Estimate:
     """The mean of scores or differences, for other seeds and other source videos.
 
@@ -163,16 +171,16 @@ def estimate(d: np.ndarray, groups: np.ndarray, seeds: int) -> Estimate:
     d : np.ndarray
         (..., seeds, queries), as `paired` gives it.
     groups : np.ndarray
-        (queries,) number of each query's source video, from 0.
+        (queries,) the source video of each, by whatever names.
     seeds : int
         How many seeds stand behind it, 0 where none has a say. Fewer than `LEAST_SEEDS` are held fixed.
 
     Raises
     ------
     UserError
-        If the groups are of other queries, or there are none.
+        If the groups are of other queries, are no row of names, or there are none.
     """
-    groups = np.asarray(groups)
+    groups = _numbered(groups)
     if d.shape[-1:] != groups.shape:
         raise UserError(f"Each query has its source video; these are {d.shape[-1]} queries and {len(groups)} videos.")
     if not groups.size:
@@ -229,7 +237,7 @@ def mean_with_interval(scores: Scores, groups: Sequence) -> tuple[float, float, 
     """
     scores = _by_run(scores)
     d, seeds = paired(np.zeros(scores.shape[-1]), scores)
-    found = estimate(d, pd.factorize(np.asarray(groups))[0], seeds)
+    found = estimate(d, groups, seeds)
     mean, se = float(found.value), float(found.se)
     if np.isnan(se):
         return 100 * mean, np.nan, np.nan
@@ -314,7 +322,7 @@ def difference(a: Scores, b: Scores, groups: np.ndarray) -> Estimate:
     if len(d):
         return estimate(d, groups, seeds)
     value = float(np.mean(_by_run(b)) - np.mean(_by_run(a)))  # no seed in common
-    return Estimate(value, np.nan, len(np.unique(groups)), told=False)
+    return Estimate(value, np.nan, len(np.unique(_numbered(groups))), told=False)
 
 
 def compare(a: Scores, b: Scores, groups: Sequence, level: float = 0.95) -> tuple[float, float, float]:
@@ -335,7 +343,7 @@ def compare(a: Scores, b: Scores, groups: Sequence, level: float = 0.95) -> tupl
         b - a, and the interval's low and high end; both ends are NaN of fewer than `LEAST_VIDEOS` source videos, and
         of methods that have no seed in common.
     """
-    found = difference(a, b, pd.factorize(np.asarray(groups))[0])
+    found = difference(a, b, groups)
     low, high = found.interval(level)
     return 100 * float(found.value), 100 * float(low), 100 * float(high)
 
@@ -390,7 +398,7 @@ def comparisons(pairs: Mapping[Any, tuple[Scores, Scores]], groups: Sequence | n
     pairs : Mapping
         question -> (a, b), scores of two methods from 0 to 1, as in `paired`.
     groups : sequence
-        (queries,) number of each query's source video, from 0.
+        (queries,) the source video of each, by whatever names.
 
     Returns
     -------
@@ -403,7 +411,6 @@ def comparisons(pairs: Mapping[Any, tuple[Scores, Scores]], groups: Sequence | n
     UserError
         As `paired` and `estimate`.
     """
-    groups = np.asarray(groups)
     return judged({question: difference(a, b, groups) for question, (a, b) in pairs.items()})
 
 # %% ../../nbs/metrics/stats.ipynb #41183bd3
