@@ -31,6 +31,8 @@ def _by_run(scores: Scores) -> Any:
     if isinstance(scores, pd.DataFrame):
         return scores.groupby(level=list(range(scores.index.nlevels))).mean()
     scores = as_array(scores)
+    if scores.ndim not in (1, 2):
+        raise UserError(f"Scores are (queries,) or (seeds, queries); these have shape {scores.shape}.")
     return scores if scores.ndim == 1 else pd.DataFrame(scores)
 
 
@@ -53,11 +55,13 @@ def paired(a: Scores, b: Scores) -> tuple[np.ndarray, int]:
     Raises
     ------
     UserError
-        If the two were not asked the same queries, or a score is not finite.
+        If the two were not asked the same queries, or none; if a score is not finite, or scores are no such arrays.
     """
     a, b = _by_run(a), _by_run(b)
     if a.shape[-1] != b.shape[-1]:
         raise UserError(f"Two models are compared on the same queries; these are {a.shape[-1]} and {b.shape[-1]}.")
+    if not a.shape[-1]:
+        raise UserError("There are no queries to compare two models on.")
     if isinstance(a, pd.DataFrame) and isinstance(b, pd.DataFrame):
         shared = a.index.intersection(b.index)
         a, b = a.loc[shared], b.loc[shared]
@@ -178,13 +182,11 @@ def estimate(d: np.ndarray, groups: np.ndarray, seeds: int) -> Estimate:
     Raises
     ------
     UserError
-        If the groups are of other queries, are no row of names, or there are none.
+        If the groups are of other queries, or are no row of names.
     """
     groups = _numbered(groups)
     if d.shape[-1:] != groups.shape:
         raise UserError(f"Each query has its source video; these are {d.shape[-1]} queries and {len(groups)} videos.")
-    if not groups.size:
-        raise UserError("There are no queries to compare two models on.")
     videos, random = len(np.unique(groups)), seeds >= LEAST_SEEDS
     mean, by_video, by_seed, rest = mean_squares(d if random else d.mean(-2, keepdims=True), groups)
     of_videos, of_seeds = np.maximum(by_video - rest, 0), np.maximum(by_seed - rest, 0) if random else 0 * rest
