@@ -2466,6 +2466,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'frames_matter.study.spec': { 'frames_matter.study.spec.RunSpec': ('study/spec.html#runspec', 'frames_matter/study/spec.py'),
                                           'frames_matter.study.spec.RunSpec.__str__': ( 'study/spec.html#runspec.__str__',
                                                                                         'frames_matter/study/spec.py'),
+                                          'frames_matter.study.spec.RunSpec.dealt': ( 'study/spec.html#runspec.dealt',
+                                                                                      'frames_matter/study/spec.py'),
                                           'frames_matter.study.spec.RunSpec.from_identity': ( 'study/spec.html#runspec.from_identity',
                                                                                               'frames_matter/study/spec.py'),
                                           'frames_matter.study.spec.RunSpec.hash': ( 'study/spec.html#runspec.hash',

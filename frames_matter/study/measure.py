@@ -168,7 +168,7 @@ def retrieval_measures(spec: RunSpec, split: str, similarity: np.ndarray) -> dic
     profile = spec.resolved_profile()
     if not source_of(profile).has_truth or spec.option("canary") or len(similarity) < 2:
         return out
-    r = relevance_of(profile, spec.data, split, spec.split_by, spec.option("deal", 0))
+    r = relevance_of(profile, spec.data, split, *spec.dealt)
     return out | {"t2v_ndcg": ndcg(similarity, r), "v2t_ndcg": ndcg(similarity.T, r.T)}
 
 # %% ../../nbs/study/measure.ipynb #581d47be

@@ -105,6 +105,11 @@ class RunSpec(SpecFields):
         return dataclasses.replace(self, options=dict(self.options) | options)
 
     @property
+    def dealt(self) -> tuple[str, int]:
+        "What its splits deal out, and which of many deals they are of; 0 is the manifest's, or of clips the study's."
+        return self.split_by, self.option("deal", 0)
+
+    @property
     def identity(self) -> dict[str, Any]:
         "All that the run's hash is made of: fields that are not at their plain value, and options."
         fields = {name: getattr(self, name) for name in CORE_FIELDS}

@@ -131,8 +131,7 @@ def _undrawn_clips(*what):
 
 def _frames_of(spec, split):
     "The frames of a split: a tensor or, where they are drawn, a function of the epoch."
-    dealt = spec.split_by, spec.option("deal", 0)
-    what = spec.resolved_profile(), spec.data, *dealt, split, spec.sampling, spec.k, spec.image_size
+    what = spec.resolved_profile(), spec.data, *spec.dealt, split, spec.sampling, spec.k, spec.image_size
     dataset = _dataset(*what)
     if dataset.draws:
         return functools.partial(_drawn_clips, dataset, spec.seed)
@@ -173,7 +172,7 @@ def _text_features(profile, data, split, weights, weights_sha, device, foils, by
 def _captions(spec, split, foils=False):
     "Text features (N, D) of a split's captions, or of their foils."
     profile, weights = spec.resolved_profile(), (spec.weights, spec.weights_sha, spec.device)
-    return _text_features(profile, spec.data, split, *weights, foils, spec.split_by, spec.option("deal", 0))
+    return _text_features(profile, spec.data, split, *weights, foils, *spec.dealt)
 
 
 @functools.lru_cache(maxsize=4)
@@ -271,8 +270,7 @@ class FinalClips:
     @property
     def rows(self) -> pd.DataFrame:
         "The clips' rows in the manifest, for who decodes them in a way of their own."
-        spec = self.spec
-        return rows_of(spec.resolved_profile(), spec.data, self.name, spec.split_by, spec.option("deal", 0))
+        return rows_of(self.spec.resolved_profile(), self.spec.data, self.name, *self.spec.dealt)
 
     @property
     def pairs(self) -> Pairs:
@@ -317,8 +315,7 @@ class FinalSplit:
     @property
     def n_clips(self) -> int:
         "How many clips it has; to know that is no reading."
-        spec = self.spec
-        return len(rows_of(spec.resolved_profile(), spec.data, self.name, spec.split_by, spec.option("deal", 0)))
+        return len(rows_of(self.spec.resolved_profile(), self.spec.data, self.name, *self.spec.dealt))
 
     def allow(self, limit: int) -> None:
         "Let a procedure that scores several models say so; to be called before the first reading."
