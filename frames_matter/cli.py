@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'DataName', 'Rows', 'Rule', 'Candidates',
            'OwnPath', 'Published', 'Name', 'Like', 'Engine', 'RayAddress', 'Target', 'Format', 'ShardSize',
-           'NanoFolder', 'CHECKS', 'help_without_command', 'help_or_version', 'command', 'parse_overrides', 'reproduce',
-           'report', 'select', 'summary', 'print_cut_captions', 'build', 'export', 'verify', 'pretrain', 'bench',
-           'Check', 'diagnose', 'doctor', 'run_command', 'main']
+           'NanoFolder', 'CHECKS', 'INTERRUPTED', 'help_without_command', 'help_or_version', 'command',
+           'parse_overrides', 'reproduce', 'report', 'select', 'summary', 'print_cut_captions', 'build', 'export',
+           'verify', 'pretrain', 'bench', 'Check', 'diagnose', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/cli.ipynb #56a2e55e
 import io
@@ -676,6 +676,9 @@ def _soften_consoles() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+INTERRUPTED = 130  # the exit code of what Ctrl-C ended
+
+
 def run_command(argv: list[str] | None = None) -> int:
     """Run a command line.
 
@@ -691,7 +694,10 @@ def run_command(argv: list[str] | None = None) -> int:
     """
     _soften_consoles()
     try:
-        return app(argv, standalone_mode=False, prog_name="frames-matter") or 0
+        code = app(argv, standalone_mode=False, prog_name="frames-matter") or 0
+        if code == INTERRUPTED:  # which is all that Typer leaves of it
+            raise KeyboardInterrupt
+        return code
     except _USAGE_ERROR as e:
         command_path = e.ctx.command_path if e.ctx else "frames-matter"
         return _fail(f"{e.format_message()} See `{command_path} --help`.")
@@ -700,7 +706,7 @@ def run_command(argv: list[str] | None = None) -> int:
     except typer.Exit as e:
         return e.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("Interrupted. What was finished is kept: run the command again to go on.", 130)
+        return _fail("Interrupted. What was finished is kept: run the command again to go on.", INTERRUPTED)
     except OSError as e:
         if told := os_error(e, project_root()):
             return _fail(told)

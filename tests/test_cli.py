@@ -182,3 +182,15 @@ def test_a_failing_lesson_is_one_line(call, tmp_path):
     done = call("reproduce --profile smoke")
     assert_one_line(done, "Lesson 01_a failed with OSError: no such clip", "01_a.failed.ipynb")
     assert "[1/1] 01_a" in done.stdout
+
+
+def test_ctrl_c_says_that_it_was_heard(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("frames_matter.labs.registry.report", interrupt)
+    assert run_command(["report", "--profile", "smoke"]) == 130
+    assert (
+        capsys.readouterr().err.strip()
+        == "frames-matter: Interrupted. What was finished is kept: run the command again to go on."
+    )
