@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from . import __version__
 from .base.errors import UserError, choose, quoted, shown
@@ -71,6 +73,17 @@ def help_or_version(
     help_without_command(context)
 
 # %% ../nbs/cli.ipynb #3de00822
+class _Command(TyperCommand):
+    "A command that refuses an option given twice, of which only the last would count."
+
+    def parse_args(self, ctx, args):
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter, times in Counter(given).items():
+            if times > 1 and not parameter.multiple:
+                raise UserError(f"{parameter.opts[0]} is given {times} times; give it once.")
+        return super().parse_args(ctx, args)
+
+
 def command(group: typer.Typer, *examples: str) -> Callable:
     """Register a function as a command: its name is the command's, its docstring the help, its parameters the options.
 
@@ -82,7 +95,7 @@ def command(group: typer.Typer, *examples: str) -> Callable:
         Command lines, for the end of the help.
     """
     # The \b keeps typer from joining the lines.
-    return group.command(epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples))
+    return group.command(cls=_Command, epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples))
 
 # %% ../nbs/cli.ipynb #3fce6afb
 _WHICH = (
@@ -295,6 +308,13 @@ def _reasons(rejected: "pd.DataFrame") -> list[tuple[int, str, str]]:
     return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
 
 
+def _place_of_split(split: str) -> tuple[int, str]:
+    "What splits are sorted by: in the order of a build's, then others by their names."
+    from frames_matter.data.manifest import SPLITS
+
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS)), split
+
+
 def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
     """What a build kept and rejected, and why.
 
@@ -306,7 +326,8 @@ def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
         Reasons told; what is left of them is counted.
     """
     kept, rejected = rows[rows.status == "kept"], rows[rows.status == "rejected"]
-    splits = ", ".join(f"{split} {n}" for split, n in kept.split.value_counts(sort=False).items())
+    counts = sorted(kept.split.value_counts().items(), key=lambda entry: _place_of_split(entry[0]))
+    splits = ", ".join(f"{split} {n}" for split, n in counts)
     lines = [f"{len(kept)} clips kept of {len(rows)} rows tried: {splits}."]
     if len(rejected):
         lines.append(f"{len(rejected)} rejected:")
@@ -449,7 +470,8 @@ def export(to: Target, profile: ProfileName = "mini", format: Format = "webdatas
     from frames_matter.data.export import export_dataset, exported_rows
 
     folder = export_dataset(chosen, to, format, shard_mb)
-    counts = exported_rows(chosen).groupby(["place", "split"], sort=False).size().items()
+    counts = exported_rows(chosen).groupby(["place", "split"]).size().items()
+    counts = sorted(counts, key=lambda entry: _place_of_split(entry[0][1]))
     splits = (f"{place} {n}{f' (our {split})' if place != split else ''}" for (place, split), n in counts)
     _say(f"The clips of {chosen.name} are in {folder}: {', '.join(splits)}.")
 

@@ -109,6 +109,23 @@ def test_bad_usage(call, line):
     assert_one_line(call(line))
 
 
+def options_with_values():
+    "Every command and each of its options that takes a value."
+    root = typer.main.get_command(app)
+    for line in COMMANDS:
+        found = root
+        for word in line.split():
+            found = found.commands[word]
+        yield from ((line, option) for option in found.params if option.opts[0].startswith("-") and not option.is_flag)
+
+
+@pytest.mark.parametrize("command, option", [pytest.param(*o, id=f"{o[0]} {o[1].name}") for o in options_with_values()])
+def test_an_option_that_counts_once_is_given_once(here, command, option):
+    "Under one name or two; of one that may be repeated each value is looked at."
+    said = "Override 'a' is not" if option.multiple else f"{option.opts[0]} is given 2 times; give it once."
+    assert_one_line(here(f"{command} {option.opts[0]} a {option.opts[-1]} b"), said)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe" * 40, b"clip_id,youtube_id\na,b\n"])
 def test_unreadable_manifest(call, tmp_path, content):
     folder = tmp_path / "data_manifest" / "smoke"
