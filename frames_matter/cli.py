@@ -26,14 +26,16 @@ import typer
 from . import __version__
 from .base.errors import UserError, choose, quoted, shown
 from .base.ffmpeg import find_ffmpeg
-from .base.files import os_error, project_root
+from .base.files import os_error, project_root, why_no_folder
 from .base.json_input import parse_json
 from frames_matter.base.profiles import (
     FIELDS,
     Profile,
+    data_dir,
     get_profile,
     manifest_dir,
     registered_unless_refused,
+    results_dir,
 )
 from .base.registry import Registry
 from .base.text import reason_and_place, visible
@@ -581,21 +583,26 @@ def _find_ffmpeg() -> str:
 
 # %% ../nbs/cli.ipynb #a47b2526
 def _find_disk(need: float = 2.0) -> str:
-    "Free space where data goes; `need` in gigabytes."
-    free = shutil.disk_usage(project_root()).free / 1e9
+    "Free space where data goes, or will go; `need` in gigabytes."
+    data = data_dir(get_profile()).parent
+    there = next(place for place in (data, *data.parents) if os.path.isdir(place))
+    free = shutil.disk_usage(there).free / 1e9
     if free < need:
         raise UserError(
-            f"{free:.1f} GB free in {project_root()}, {need:.0f} GB wanted; free some, "
+            f"{free:.1f} GB free in {there}, {need:.0f} GB wanted; free some, "
             "or set FRAMES_MATTER_HOME to a folder on a larger disk."
         )
-    return f"{free:.0f} GB free in {project_root()}"
+    return f"{free:.0f} GB free in {there}"
 
 
 def _find_folder() -> str:
-    probe = project_root() / f".probe-{os.getpid()}"
-    probe.write_text("")
-    probe.unlink()
-    return str(project_root())
+    "The home, if the folders in it can be written or will be made by the first command that writes."
+    home = project_root()
+    for place in (data_dir, manifest_dir, results_dir):
+        if why := why_no_folder(place(get_profile()).parent):
+            told = str(why).rstrip(".")
+            raise UserError(f"{home} cannot be written: {told} (FRAMES_MATTER_HOME says where the home is).")
+    return str(home) if home.is_dir() else f"{home} will be made"
 
 
 def _find_port() -> str:
@@ -618,7 +625,7 @@ CHECKS: Registry[Check] = Registry(
         Check("script", _find_javascript),
         Check("ffmpeg", _find_ffmpeg, "pip install imageio-ffmpeg"),
         Check("disk", _find_disk),
-        Check("folder", _find_folder, "make the folder writable or set FRAMES_MATTER_HOME"),
+        Check("folder", _find_folder),
         Check("port", _find_port, "allow this program to listen on 127.0.0.1"),
     ],
 )
