@@ -174,7 +174,7 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
     chosen = get_profile(name, **overrides)
     from frames_matter.labs.registry import report as write_reports
     from frames_matter.labs.registry import run_laboratories
-    from frames_matter.study.lessons import assert_ready, run_lessons
+    from frames_matter.study.lessons import assert_ready, execute_lessons
 
     assert_ready(chosen)
     if full:
@@ -183,7 +183,7 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
                 "The laboratories need the ground truth of the mini world; run --full with the profile mini or smoke."
             )
         run_laboratories(chosen)
-    run_lessons(name, overrides)
+    execute_lessons(name, overrides)
     write_reports(chosen)
 
 # %% ../nbs/cli.ipynb #8c05643c
