@@ -202,6 +202,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'frames_matter.cli._say': ('cli.html#_say', 'frames_matter/cli.py'),
                                    'frames_matter.cli._soften_consoles': ('cli.html#_soften_consoles', 'frames_matter/cli.py'),
                                    'frames_matter.cli._tell_rows': ('cli.html#_tell_rows', 'frames_matter/cli.py'),
+                                   'frames_matter.cli._told_reasons': ('cli.html#_told_reasons', 'frames_matter/cli.py'),
                                    'frames_matter.cli._version_of': ('cli.html#_version_of', 'frames_matter/cli.py'),
                                    'frames_matter.cli.bench': ('cli.html#bench', 'frames_matter/cli.py'),
                                    'frames_matter.cli.build': ('cli.html#build', 'frames_matter/cli.py'),

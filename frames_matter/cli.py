@@ -194,6 +194,26 @@ def report(profile: ProfileName = "mini") -> None:
 
     write_reports(profile)
 
+# %% ../nbs/cli.ipynb #63cf0e18
+def _reasons(rejected: "pd.DataFrame") -> list[tuple[int, str, str]]:
+    "How many rows were rejected for each reason, most first, and where the first of them stands."
+    found: dict[str, list[str]] = {}
+    for row in rejected.itertuples():
+        reason, where = reason_and_place(row.reason if isinstance(row.reason, str) else "")
+        found.setdefault(reason, []).append(where or str(row.clip_id))
+    return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
+
+
+def _told_reasons(rejected: "pd.DataFrame", limit: int) -> list[str]:
+    "Those reasons, a line each; what is left of them is counted."
+    reasons, lines = _reasons(rejected), []
+    for n, reason, where in reasons[:limit]:
+        place = f" ({where}{', ...' if n > 1 else ''})" if where else ""
+        lines.append(f"{n:>8}  {reason}{place}")
+    if len(reasons) > limit:
+        lines.append(f"          and for {len(reasons) - limit} other reasons, which clips.csv tells")
+    return lines
+
 # %% ../nbs/cli.ipynb #b941e7cf
 def _say(text: object) -> None:
     "Print lines of which some are somebody else's: nothing in them that a terminal obeys."
@@ -203,10 +223,10 @@ def _say(text: object) -> None:
 def _tell_rows(table: "pd.DataFrame") -> None:
     "Show the rows that qualify, and count why the others do not."
     qualify = table.status == ""
-    _say(table[qualify][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
-    others = table.reason[~qualify]
-    why = f"; the others:\n{others.value_counts().to_string()}" if len(others) else "."
-    _say(f"{qualify.sum()} of {len(table)} rows qualify{why}")
+    if qualify.any():
+        _say(table[qualify][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
+    others = "".join(f"\n{line}" for line in _told_reasons(table[~qualify], len(table)))
+    _say(f"{qualify.sum()} of {len(table)} rows qualify{'; the others:' if others else '.'}{others}")
 
 # %% ../nbs/cli.ipynb #4f66e759
 Rows = Annotated[
@@ -288,15 +308,6 @@ def _profile_of_build(
     return get_profile(made.name, **machines)
 
 # %% ../nbs/cli.ipynb #63cf0e17
-def _reasons(rejected: "pd.DataFrame") -> list[tuple[int, str, str]]:
-    "How many rows were rejected for each reason, most first, and where the first of them stands."
-    found: dict[str, list[str]] = {}
-    for row in rejected.itertuples():
-        reason, where = reason_and_place(row.reason if isinstance(row.reason, str) else "")
-        found.setdefault(reason, []).append(where or str(row.clip_id))
-    return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
-
-
 def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
     """What a build kept and rejected, and why.
 
@@ -311,13 +322,7 @@ def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
     splits = ", ".join(f"{split} {n}" for split, n in kept.split.value_counts(sort=False).items())
     lines = [f"{len(kept)} clips kept of {len(rows)} rows tried: {splits}."]
     if len(rejected):
-        lines.append(f"{len(rejected)} rejected:")
-        reasons = _reasons(rejected)
-        for n, reason, where in reasons[:limit]:
-            place = f" ({where}{', ...' if n > 1 else ''})" if where else ""
-            lines.append(f"{n:>8}  {reason}{place}")
-        if len(reasons) > limit:
-            lines.append(f"          and for {len(reasons) - limit} other reasons, which clips.csv tells")
+        lines += [f"{len(rejected)} rejected:", *_told_reasons(rejected, limit)]
     return "\n".join(lines)
 
 # %% ../nbs/cli.ipynb #54e83686

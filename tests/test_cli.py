@@ -1,5 +1,6 @@
 "The command line as a process: help, exit codes, one line for what the user can put right."
 
+import json
 import os
 import re
 import subprocess
@@ -194,3 +195,53 @@ def test_ctrl_c_says_that_it_was_heard(monkeypatch, capsys):
         capsys.readouterr().err.strip()
         == "frames-matter: Interrupted. What was finished is kept: run the command again to go on."
     )
+
+
+def told_rows(here, tmp_path, rows):
+    "What `dataset select` says of the rows of a table, without those that qualify."
+    table = tmp_path / "data" / "smoke" / "metadata.jsonl"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    done = here("dataset select -p smoke -o source=hub")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    lines = done.stdout.splitlines()
+    return lines[next(i for i, line in enumerate(lines) if "qualif" in line) :]
+
+
+def test_rows_that_do_not_qualify_are_counted_by_what_is_wrong_with_them(here, tmp_path):
+    "Most first; those that cannot be are counted under what they are, whatever stands in them."
+    from fault_site import HOSTILE_IDS, IMPOSSIBLE_TIMES, rows
+
+    n_odd = sum(word == "timestamp" for *_, word in IMPOSSIBLE_TIMES)
+    n_no_id = sum(not youtube_id for youtube_id in HOSTILE_IDS)
+    table = [row for row, _ in rows()]
+    head, *lines = told_rows(here, tmp_path, table)
+    assert head == f"1 of {len(table)} rows qualify; the others:"
+    counts = [re.fullmatch(r" +(\d+)  (.+?)(?: \((.*)\))?", line).groups() for line in lines]
+    assert {reason: int(n) for n, reason, _ in counts} == {
+        "the id is not a video's id": len(HOSTILE_IDS) - n_no_id,
+        "not a timestamp": n_odd,
+        "no id": n_no_id,
+        "ends before it begins": 2,
+        "no start or no end": 2,
+        "longer than 15 s": 2,
+        "no caption": 2,
+        "no score": 2,
+        "score below 4": 1,
+        "the same clip as an earlier row": 1,
+    }
+    assert [int(n) for n, *_ in counts] == sorted((int(n) for n, *_ in counts), reverse=True)
+    assert "'later' should read HH:MM:SS.mmm, ..." in {where for *_, where in counts}
+
+
+def test_tables_of_which_all_or_no_rows_qualify(here, tmp_path):
+    from fault_site import row
+
+    assert told_rows(here, tmp_path, [row("good")]) == ["1 of 1 rows qualify."]
+    bad = [row(None), row(""), row("good", start=None)]
+    assert told_rows(here, tmp_path, bad) == [
+        "0 of 3 rows qualify; the others:",
+        "       2  no id",
+        "       1  no start or no end",
+    ]
+    assert "DataFrame" not in here("dataset select -p smoke -o source=hub").stdout
