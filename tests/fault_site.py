@@ -106,7 +106,7 @@ HOSTILE_IDS = (
 IMPOSSIBLE_TIMES = (  # start, end, a word of the reason
     ("00:00:05.000", "00:00:01.000", "ends before"),
     ("00:00:01.000", "00:00:01.000", "ends before"),
-    (None, "00:00:04.000", "no start"),
+    ("", "00:00:04.000", "no start"),
     ("00:00:01.000", "", "no end"),
     ("later", "00:00:04.000", "timestamp"),
     ("00:99:00.000", "00:99:04.000", "timestamp"),

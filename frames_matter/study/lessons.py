@@ -75,7 +75,7 @@ def _execute(notebook, partial, parameters, tell):
 
     options = dict(
         progress_bar=False,
-        coalesce_streams=True,  # or every step of a bar becomes an output of its own
+        coalesce_streams=True,  # or every line of a bar becomes an output of its own
         # A kernel warns that it listens on loopback, and calls the interrupt with which it is always ended an error;
         # what goes wrong in a lesson is raised here.
         extra_arguments=["--log-level=CRITICAL"],
@@ -274,8 +274,7 @@ def execute_lessons(
     for notebook in notebooks:
         check_parameters(notebook, parameters)
     start, done = time.perf_counter(), []
-    width = "60"  # of bars, whatever the terminal's
-    with _environment(FRAMES_MATTER_HOME=str(project_root()), TQDM_NCOLS=width):
+    with _environment(FRAMES_MATTER_HOME=str(project_root())):
         for i, notebook in enumerate(notebooks, 1):
             done.append(
                 _tell_and_run(f"[{i}/{len(notebooks)}] {notebook.stem}", notebook, folder, parameters, progress)
