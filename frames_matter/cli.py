@@ -6,8 +6,8 @@
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'DataName', 'Rows', 'Rule', 'Candidates',
            'OwnPath', 'Published', 'Name', 'Like', 'Engine', 'RayAddress', 'Target', 'Format', 'ShardSize',
            'NanoFolder', 'CHECKS', 'INTERRUPTED', 'help_without_command', 'help_or_version', 'command',
-           'parse_overrides', 'reproduce', 'report', 'select', 'summary', 'print_cut_captions', 'build', 'export',
-           'verify', 'pretrain', 'bench', 'Check', 'diagnose', 'doctor', 'run_command', 'main']
+           'parse_overrides', 'tell_idle', 'reproduce', 'report', 'select', 'summary', 'print_cut_captions', 'build',
+           'export', 'verify', 'pretrain', 'bench', 'Check', 'diagnose', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/cli.ipynb #56a2e55e
 import io
@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
@@ -30,6 +30,7 @@ from .base.files import os_error, project_root, why_no_folder
 from .base.json_input import parse_json
 from frames_matter.base.profiles import (
     FIELDS,
+    OF_LESSONS,
     Profile,
     data_dir,
     get_profile,
@@ -139,6 +140,24 @@ def parse_overrides(pairs: Iterable[str] | None, **named: Any) -> dict[str, Any]
             found[name] = value
     return found | {name: value for name, value in named.items() if value}
 
+
+def tell_idle(overrides: dict[str, Any], idle: Collection[str], here: str, there: str) -> None:
+    """Say which fields were replaced for nothing.
+
+    Parameters
+    ----------
+    overrides : dict
+        Field -> value, as given.
+    idle : collection of str
+        Fields that a command makes no use of.
+    here, there : str
+        That command, and one that does make use of them.
+    """
+    if named := [field for field in overrides if field in idle]:
+        them = "it" if len(named) == 1 else "them"
+        told = f"`frames-matter {here}` makes no use of {', '.join(named)}; give {them} to `frames-matter {there}`."
+        print(told, file=sys.stderr)
+
 # %% ../nbs/cli.ipynb #d0bc0fe2
 Full = Annotated[
     bool,
@@ -229,6 +248,10 @@ def _tell_rows(table: "pd.DataFrame") -> None:
     _say(f"{qualify.sum()} of {len(table)} rows qualify{'; the others:' if others else '.'}{others}")
 
 # %% ../nbs/cli.ipynb #4f66e759
+_OF_FETCHING = (  # fields that say how videos are fetched and clips made
+    *("weights", "revision", "bpe", "url_template", "audio", "patience", "per_host", "per_second", "sections"),
+    *("max_bytes", "engine", "address", "results"),
+)
 Rows = Annotated[
     str,
     typer.Option(
@@ -270,7 +293,10 @@ def select(
 ) -> None:
     """Show which metadata rows qualify, and why the others do not. Of a large table, choose candidates and write them
     down in data_manifest. Fetches no video."""
-    chosen = get_profile(profile, **parse_overrides(override, rows=rows, rule=rule, candidates=candidates))
+    overrides = parse_overrides(override, rows=rows, rule=rule, candidates=candidates)
+    chosen = get_profile(profile, **overrides)
+    tell_idle(overrides, OF_LESSONS, "dataset select", "reproduce")
+    tell_idle(overrides, _OF_FETCHING, "dataset select", "dataset build")
     source = source_of(chosen)
     if not source.is_chosen(chosen):
         return _tell_rows(source.preview(chosen))
@@ -306,6 +332,22 @@ def _profile_of_build(
     else:
         made = register_manifest(manifest, name, like, **lasting)
     return get_profile(made.name, **machines)
+
+
+def _tell_of_lessons(chosen: Profile, overrides: dict[str, Any], is_kept: bool) -> None:
+    "Say of fields that only the lessons go by that they do nothing, or, kept with the profile, what they will need."
+    if not is_kept:
+        return tell_idle(overrides, OF_LESSONS, "dataset build", "reproduce")
+    if not {"device", "precision", "processes"}.isdisjoint(overrides):
+        from frames_matter.model.compute import check_machine
+
+        try:
+            check_machine(chosen.device, chosen.precision, chosen.processes)
+        except UserError as e:  # of the lessons, which may well run on another machine
+            print(
+                f"A build computes on no device; for the lessons {chosen.name} keeps what you gave. {e}",
+                file=sys.stderr,
+            )
 
 # %% ../nbs/cli.ipynb #63cf0e17
 def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
@@ -411,6 +453,7 @@ def build(
 
     with registered_unless_refused():
         chosen = _profile_of_build(profile, from_, from_manifest, name, like, overrides)
+        _tell_of_lessons(chosen, overrides, is_kept=bool(from_ or from_manifest))
         rows = build_dataset(chosen, again=True)
     *_, figure = write_survivors(chosen)
     _say(f"{summary(rows)}\n{show_survivors(table_survivors(chosen)).to_string()}\nAs a figure: {figure}")

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 import frames_matter
+from frames_matter.base.profiles import OF_LESSONS, get_profile
 from frames_matter.cli import app, run_command
 
 COMMAND = Path(sys.executable).with_name("frames-matter")
@@ -245,3 +247,57 @@ def test_tables_of_which_all_or_no_rows_qualify(here, tmp_path):
         "       1  no start or no end",
     ]
     assert "DataFrame" not in here("dataset select -p smoke -o source=hub").stdout
+
+
+IDLE = {
+    "dataset select -p smoke -o device=cuda": ["device; give it to `frames-matter reproduce`"],
+    "dataset select -p smoke -o k=4 -o seeds=[1] -o min_score=4.5": [
+        "k, seeds; give them to `frames-matter reproduce`"
+    ],
+    "dataset select -p smoke -o patience=1 -o epochs_first=2 -o workers=1": [
+        "epochs_first; give it to `frames-matter reproduce`",
+        "patience; give it to `frames-matter dataset build`",
+    ],
+    "dataset select -p smoke -o min_score=4.5 -o n_clips=9 -o seed=1": [],
+}
+
+
+@pytest.mark.parametrize("line", IDLE)
+def test_fields_that_a_command_makes_no_use_of_are_told(line, here):
+    "And that it did its work all the same."
+    done = here(line)
+    assert done.returncode == 0 and done.stdout
+    assert done.stderr.splitlines() == [f"`frames-matter dataset select` makes no use of {s}." for s in IDLE[line]]
+
+
+def test_a_build_is_the_same_whatever_the_fields_of_the_lessons_say(here):
+    others = dict(device="cuda", processes=2, preprocessing="official", protocols=["sound"], seeds=[7], k=4)
+    others |= dict(batch_size=9, learning_rate=1e-3, weight_decay=1, temperature=1, hard_negative_weight=1)
+    others |= dict(epochs_first=7, epochs_second=7, precision="bf16", image_size=64)
+    assert set(others) == set(OF_LESSONS)
+    given = [f"-o {field}={json.dumps(value, separators=(',', ':'))}" for field, value in others.items()]
+    plain, changed = (
+        here("dataset build -p smoke -o patience=1 -o results=smoke"),
+        here(" ".join(["dataset build -p smoke", *given])),
+    )
+    assert plain.returncode == 0 and changed.stdout == plain.stdout and plain.stderr == ""
+    assert changed.stderr == (
+        f"`frames-matter dataset build` makes no use of {', '.join(others)}; give them to `frames-matter reproduce`.\n"
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_kept_for_the_lessons_is_told_of_where_it_is_not_there(here, tmp_path):
+    "A build is made all the same, for it computes on none."
+    from test_refused import make_film
+
+    (tmp_path / "films").mkdir()
+    for i in range(5):
+        make_film(tmp_path / "films" / f"f{i}.mp4", f"64x{48 + 2 * i}", 4)
+        (tmp_path / "films" / f"f{i}.txt").write_text(f"A film {i}.")
+    done = here("dataset build --from films --name mine --like smoke -o device=cuda -o k=4")
+    assert done.returncode == 0, done.stderr
+    assert "for the lessons mine keeps what you gave. This run wants an NVIDIA GPU" in done.stderr
+    assert "makes no use" not in done.stderr and get_profile("mine").device == "cuda" and get_profile("mine").k == 4
+    assert_one_line(here("reproduce --data mine"), "This run wants an NVIDIA GPU")
+    assert here("dataset build --from films --name mine --like smoke -o device=cpu").stderr == ""

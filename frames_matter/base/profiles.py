@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEMPERATURE', 'HARD_NEGATIVE_WEIGHT', 'MAX_BYTES', 'NAME', 'RESULTS', 'REVISION', 'LINE', 'Line', 'Seed', 'Seconds',
-           'Epochs', 'FIELDS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile', 'registered',
-           'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir', 'assert_own_results',
-           'draft', 'register', 'registered_unless_refused']
+           'Epochs', 'FIELDS', 'OF_LESSONS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile',
+           'registered', 'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir',
+           'assert_own_results', 'draft', 'register', 'registered_unless_refused']
 
 # %% ../../nbs/base/profiles.ipynb #6553260c
 import contextlib
@@ -210,6 +210,12 @@ class Profile(MachineFields, TrainingFields, ClipFields):  # a dataclass takes t
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Profile) if f.name != "name")  # that can be replaced
+# Those that the lessons alone go by: making clips is the same whatever they say.
+_OF_CAPTIONS = ("weights", "revision", "bpe")  # by which a build tells whether captions are cut
+OF_LESSONS = (
+    *("device", "precision", "processes"),
+    *(f.name for f in dataclasses.fields(TrainingFields) if f.name not in _OF_CAPTIONS),
+)
 
 # %% ../../nbs/base/profiles.ipynb #c23b13c8
 _SHIPPED = (
