@@ -541,7 +541,7 @@ def pretrain(out: NanoFolder = "") -> None:
 def bench(name: Annotated[str, typer.Argument(help="One benchmark; all when left out.")] = "") -> None:
     "Run the benchmarks of the checkout's bench/, each with its peer in the same run."
     folder = project_root() / "bench"
-    scripts = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    scripts = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
     if not scripts:
         raise UserError(
             f"No benchmarks in {folder}; they are in the repository, not in the installed package: "

@@ -112,6 +112,23 @@ def test_bad_usage(call, line):
     assert_one_line(call(line))
 
 
+@pytest.mark.parametrize("name", ["speed", "_script"])
+def test_a_benchmark_that_is_none_is_told_with_those_there_are(name, here, monkeypatch, root):
+    "What they share is none of them."
+    monkeypatch.setattr("frames_matter.cli.project_root", lambda: root)
+    done = here(f"bench {name}")
+    scripts = sorted(p.stem for p in (root / "bench").glob("*.py") if p.stem != "_script")
+    assert_one_line(done, f"Unknown benchmark '{name}'", f"valid: {', '.join(scripts)}.")
+
+
+@pytest.mark.parametrize("words", ["levels many", "levels 7", "fuzz --kinds none", "kills --only none"])
+def test_a_benchmark_that_is_refused_ends_in_one_line(words, root):
+    "Each by the one helper that they share."
+    name, *rest = words.split()
+    done = subprocess.run([sys.executable, f"bench/{name}.py", *rest], cwd=root, capture_output=True, text=True)
+    assert_one_line(done)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe" * 40, b"clip_id,youtube_id\na,b\n"])
 def test_unreadable_manifest(call, tmp_path, content):
     folder = tmp_path / "data_manifest" / "smoke"
