@@ -237,7 +237,7 @@ def resolve_file(source: str | Path, shipped: Mapping[str, Path] | None = None) 
         )
     return path
 
-
+# %% ../../nbs/base/hub.ipynb #c57317c6
 def assert_there(source: str | Path) -> None:
     """Stop before work is done for a file that cannot be had; nothing is fetched.
 
