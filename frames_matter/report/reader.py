@@ -11,7 +11,7 @@ __all__ = ['STUDY', 'published', 'Layout', 'setup_of', 'of_one_setup', 'load_rec
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -86,20 +86,47 @@ def _finished(record: dict) -> str:
     return str(record.get("finished", ""))
 
 
-def _largest(records: list[dict], layout: Layout, per_part: bool) -> list[dict]:
-    "The records of the set-up with the most cells; of equal ones that of the newest run."
-    setups: dict[str, list[dict]] = {}
+def _maker(record: dict) -> str:
+    "The checkout that did the run."
+    return str(record.get("run_by", ""))
+
+
+def _grouped(records: list[dict], by: Callable[[dict], str]) -> dict[str, list[dict]]:
+    groups: dict[str, list[dict]] = {}
     for record in records:
-        setups.setdefault(_key(setup_of(record, layout, per_part)), []).append(record)
+        groups.setdefault(by(record), []).append(record)
+    return groups
 
-    def size(of: list[dict]) -> tuple[int, str]:
-        return len({_cell(r, layout) for r in of}), max(map(_finished, of))
 
-    return max(setups.values(), key=size, default=[])
+def _size(records: list[dict], layout: Layout) -> int:
+    return len({_cell(record, layout) for record in records})
+
+
+def _largest(records: list[dict], layout: Layout, per_part: bool) -> list[dict]:
+    "The records of the set-up with the most cells; of equal ones those of whoever was first, and of his the newest."
+    setups = _grouped(records, lambda record: _key(setup_of(record, layout, per_part))).values()
+    most = max((_size(of, layout) for of in setups), default=0)
+    largest = [of for of in setups if _size(of, layout) == most]
+    first = _maker(min((record for of in largest for record in of), key=_finished, default={}))
+
+    def newest_of_first(of: list[dict]) -> str:
+        return max((_finished(record) for record in of if _maker(record) == first), default="")
+
+    return max(largest, key=newest_of_first, default=[])
+
+
+def _by_say(records: list[dict], layout: Layout) -> list[dict]:
+    "The last has the say: of whoever has run the most cells, of equals of whoever was first; each one's by their age."
+    made = _grouped(sorted(records, key=_finished), _maker)
+    latest_first = sorted(made.values(), key=lambda of: _finished(of[0]), reverse=True)
+    return [record for of in sorted(latest_first, key=lambda of: _size(of, layout)) for record in of]
 
 
 def of_one_setup(records: Iterable[dict], layout: Layout) -> list[dict]:
     """The records of the set-up that is the record: the one with the most cells.
+
+    Of set-ups with as many, that of the checkout which was first, and of its own the newest. Within the set-up, the
+    checkout with the most cells has the say, of equals the first; another's run counts where it has none.
 
     Parameters
     ----------
@@ -111,14 +138,12 @@ def of_one_setup(records: Iterable[dict], layout: Layout) -> list[dict]:
     Returns
     -------
     list of dict
-        One a cell, the newest of each.
+        One a cell.
     """
     shared = _largest([r for r in records if r["spec"]["phase"] in layout.phases], layout, per_part=False)
-    parts: dict[str, list[dict]] = {}
-    for record in shared:
-        parts.setdefault(str(record["spec"].get(layout.part)), []).append(record)
+    parts = _grouped(shared, lambda record: str(record["spec"].get(layout.part)))
     kept = [r for of in parts.values() for r in _largest(of, layout, per_part=True)]
-    return list({_cell(r, layout): r for r in sorted(kept, key=_finished)}.values())
+    return list({_cell(r, layout): r for r in _by_say(kept, layout)}.values())
 
 # %% ../../nbs/report/reader.ipynb #82c63afd
 def load_records(profile: str | Profile, layout: Layout, own: bool = False) -> pd.DataFrame:
