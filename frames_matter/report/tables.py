@@ -771,12 +771,13 @@ def setup_tables(profile: str | Profile = "mini") -> list[Table]:
     Returns
     -------
     list of Table
-        Named setup_ and eight hexadecimal digits; README names them and does not show them.
+        Named setup_ and eight hexadecimal digits; README names those that are `in_readme` and does not show them.
+        The study done again by others, on clips that came out otherwise, is none of these.
     """
     tables = []
     for setup in other_setups(profile):
         table = table_setup(setup.runs)
         notes = f"{counted(setup.runs)} {SPREAD} {INTERVAL} No table of the record has these runs in it."
         title = f"Another set-up: {setup.words}"
-        tables.append(Table(f"setup_{setup.name}", title, table, show(table), notes, in_readme=False))
+        tables.append(Table(f"setup_{setup.name}", title, table, show(table), notes, not setup.is_repeat))
     return tables
