@@ -274,7 +274,7 @@ def test_tables_come_in_their_order_with_what_must_be_said(runs):
 def test_the_committed_tables_are_those_of_the_committed_record(root, monkeypatch):
     monkeypatch.setenv("FRAMES_MATTER_HOME", str(root))
     tables = study_tables("mini")
-    assert table_names(tables) == TABLES and not setup_tables("mini")
+    assert table_names(tables) == TABLES and not [table for table in setup_tables("mini") if table.in_readme]
     readme = (root / "README.md").read_text(encoding="utf-8")
     for table in tables:
         committed = (root / "results" / "mini" / "tables" / f"{table.name}.csv").read_text(encoding="utf-8")

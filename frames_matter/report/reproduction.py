@@ -26,7 +26,7 @@ from ..data.manifest import load_manifest
 from ..data.sources import source_of
 from ..metrics.stats import LEAST_SEEDS, for_further_seeds, wilson
 from ..model.catalogue import HEADS, LOSSES
-from .reader import STUDY, maker_of, of_one_setup, table_of_records, setup_of, study_records
+from .reader import STUDY, maker_of, of_one_setup, setup_of, study_records, table_of_records
 from .readme import has_place
 from .tables import GAPS, WAYS, foil_kinds, mrr, recall, title_of
 from .writers import enumeration, interval, markdown
@@ -360,8 +360,9 @@ def page_of(found: Reproduction, profile: Profile) -> str:
         Whose.
     """
     sides = pd.DataFrame({"here": _about(found.here), "record": _about(found.record)}).rename_axis("")
-    counts = found.numbers.groupby("number", sort=False).verdict.value_counts().unstack(fill_value=0)
-    counts = counts.reindex(columns=list(STANDINGS), fill_value=0).astype(str)
+    counts = pd.crosstab(found.numbers.number, found.numbers.verdict)
+    in_order = [name for name in headlines(table_of_records(found.record), {}) if name in counts.index]
+    counts = counts.reindex(in_order, columns=list(STANDINGS), fill_value=0).astype(str)
     differing = _differing(found.numbers)
     rule = (
         "A number is equal within a millionth. Else it is held against the record's 95 % interval: of a recall or an "
