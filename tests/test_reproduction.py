@@ -8,6 +8,7 @@ from test_report import Home, altered, few, invent, seeds_of
 from test_reproduce import notebook
 
 from frames_matter.base.files import checkout_id
+from frames_matter.base.profiles import get_profile
 from frames_matter.cli import run_command
 from frames_matter.labs.registry import report
 from frames_matter.report.reproduction import (
@@ -195,6 +196,11 @@ def test_whoever_made_the_record_has_nothing_to_compare(home):
     home.keep(again(few()))
     said, is_within = compare_with_record("mini")
     assert is_within and said == "This checkout made the record of mini: there is no other to compare it with."
+    elsewhere = get_profile("mini", results="apart")
+    (home.folder / "results" / "apart").mkdir()
+    home.store.rename(home.folder / "results" / "apart" / "runs.jsonl")
+    assert compare_with_record(elsewhere) == ("There is no record of mini to compare with.", True)
+    home.keep(again(few()))
     home.readme.write_text("# Without places\n")
     assert compare_with_record("mini") == ("There is no record of mini to compare with.", True)
     assert not (home.results / "reproduction.md").exists()

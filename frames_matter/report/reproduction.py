@@ -415,7 +415,7 @@ def compare_with_record(profile: str | Profile) -> tuple[str, bool]:
     records = study_records(profile)
     others = [r for r in records if maker_of(r) != own]
     if not others:
-        if has_place(profile):
+        if has_place(profile) and results_dir(profile) == results_dir(as_profile(profile.name)):
             return f"This checkout made the record of {profile.name}: there is no other to compare it with.", True
         return f"There is no record of {profile.name} to compare with.", True
     ours = [r for r in records if maker_of(r) == own]
