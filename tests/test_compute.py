@@ -140,8 +140,9 @@ def test_benchmark_refuses(root, tmp_path):
     )
 
 
-def test_benchmark_measures_the_study_s_model(root):
+def test_benchmark_measures_the_study_s_model(root, monkeypatch):
     "Its large size is ViCLIP-L by the profile's batch, frames and learning rate."
+    monkeypatch.syspath_prepend(root / "bench")  # what the benchmarks share
     spec = importlib.util.spec_from_file_location("finetune", root / "bench" / "finetune.py")
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
     assert module.SIZES["viclip_l"]["config"] == LARGE and module.SIZES["viclip_l"]["device"] == "cuda"

@@ -725,7 +725,7 @@ def test_a_hostile_manifest(home, site, tmp_path):
     manifest = build_dataset(Q, progress=False)
     assert list(manifest.status) == ["kept"] * 3 + ["rejected"] * len(bad)
     for word, reason in zip(
-        ("clip_id", "youtube_id", "times", "times", "caption", "split", "not a video", "earlier row"),
+        ("clip_id", "youtube_id", "times", "times", "caption", "split", "cannot be opened as video", "earlier row"),
         manifest.reason[3:],
         strict=True,
     ):
