@@ -140,6 +140,7 @@ except KeyboardInterrupt:
     assert process.returncode == 0
     assert out.splitlines()[-1] == f"left {0 if step < 1 else 2}"
     assert "Traceback" not in err
+    assert ("Stopping; the steps at hand have 1 s to end." in err) == (step > 1)  # of what is soon over nothing is said
 
 
 def test_without_ray(monkeypatch):
