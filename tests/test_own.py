@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_a_table_is_read_however_it_is_written(home, mine, capsys):
     ]
     for text in others:
         assert read(csv_of(mine, text)).equals(plain)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "my.csv: column note is not read.\n"
     for separator, word in ((";", "semicolons"), ("\t", "tabs")):
         text = "path,start,end,caption\n".replace(",", separator) + "".join(
             f"films/{n}.mp4{separator}0,5{separator}2,75{separator}{n}, and more\n" for n in NAMES
@@ -209,8 +210,14 @@ def test_addresses(home, mine):
 
 
 MISTAKES = {
-    "missing caption": ("path,text\nfilms/dog.mp4,A dog.\n", "no column caption", "'path, text'"),
-    "missing path": ("file,caption\nfilms/dog.mp4,A dog.\n", "no column path or url"),
+    "missing caption": (
+        "path,description\nfilms/dog.mp4,A dog.\n",
+        "no column caption",
+        "'path, description'",
+        "rename description to caption",
+    ),
+    "missing path": ("film,caption\nfilms/dog.mp4,A dog.\n", "no column path or url"),
+    "two paths": ("video,file,caption\na.mp4,b.mp4,A dog.\n", "no column path or url", "rename video or file to path"),
     "no header": ("films/dog.mp4,A dog.\n", "no column caption and no column path"),
     "empty": ("", "empty", "path,caption"),
     "blank": (" \n\n", "empty"),
@@ -256,6 +263,51 @@ def test_mistakes_in_a_table(home, mine, name):
         and len(str(e.value)) < 500
     ), str(e.value)
     assert not (home / "data_manifest").exists()
+
+
+TIMES = {  # columns beside path and caption -> what is to be done with them
+    "start_time,end_time": "rename 'start_time' to start and rename 'end_time' to end",
+    "begin,stop": "rename 'begin' to start and rename 'stop' to end",
+    "From,To": "rename 'from' to start and rename 'to' to end",
+    "start (s),end (s)": "rename 'start (s)' to start and rename 'end (s)' to end",
+    "StartSec,EndSec": "rename 'startsec' to start and rename 'endsec' to end",
+    "start,end_time": "rename 'end_time' to end",
+    "start,duration": "give end instead of 'duration'",
+    "timestamps,id": "give start and end instead of 'timestamps'",
+}
+
+
+@pytest.mark.parametrize("columns", TIMES)
+def test_times_in_columns_of_other_names_are_refused(home, mine, columns):
+    "Else whole films would be clips, and captions would stand for other seconds."
+    table = csv_of(mine, f"path,caption,{columns}\n" + "".join(f"films/{n}.mp4,{n}.,1,2\n" for n in NAMES))
+    with pytest.raises(
+        UserError, match=f"my.csv has times in columns that are not read: {re.escape(TIMES[columns])}, "
+    ):
+        read(table)
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("path,caption,note,id", "columns note and id are not read"),
+        ("path,caption,start,start_time", "column start_time is not read"),
+        ("path,caption,,duration", "columns 3 (without a name) and duration are not read"),
+        (
+            "video,text,caption2,id",
+            "video is read as path; text is read as caption; columns caption2 and id are not read",
+        ),
+        ("FileName,Text,start,source", "filename is read as path; text is read as caption"),
+        ("file,caption,start,text", "file is read as path; column text is not read"),
+        ("path,caption,start,source", ""),
+    ],
+)
+def test_which_columns_are_read_is_told(home, mine, capsys, header, told):
+    "Every one that is not read by its name, once; what is read under another name is read as if it had its own."
+    rows = read(csv_of(mine, f"{header}\n" + "".join(f"films/{n}.mp4,There is {n}.,0,{n}\n" for n in NAMES)))
+    assert list(rows.caption) == [f"There is {n}." for n in NAMES] and (rows.status == "").all()
+    assert [Path(address).stem for address in rows.address] == NAMES
+    assert capsys.readouterr().err == (f"my.csv: {told}.\n" if told else "")
 
 
 def test_twice_the_same(home, mine):

@@ -20,6 +20,7 @@ from ..base.text import composed, is_missing, placed, visible
 from frames_matter.data.own_clip import (
     CAPTION_SUFFIXES,
     LARGEST_CAPTION,
+    OTHER_NAMES,
     UNREADABLE,
     VIDEO_SUFFIXES,
     GivenClip,
@@ -62,7 +63,7 @@ def read_sidecars(files: dict[str, bytes], name: str) -> dict:
             texts.append(_text_of(content, file))
     said = [*texts, _caption_in(about, ("caption",))]
     if all(map(is_missing, said)):
-        said.append(_caption_in(about, ("text", "captions")))
+        said.append(_caption_in(about, OTHER_NAMES["caption"]))
     captions = list(dict.fromkeys(" ".join(c.split()) for c in said if c.strip()))
     captions = [c for c in captions if not is_missing(c)] or captions[:1]
     if len(captions) > 1:
