@@ -317,7 +317,7 @@ def test_twice_the_same(home, mine):
     assert list(rows.reason[5:]) == [
         "the same clip again (the first: row 2 of my.csv; row 7 of my.csv)",
         "the same clip again (the first: row 2 of my.csv; row 8 of my.csv)",
-        "the same clip again, under another name (the first: row 2 of my.csv; row 9 of my.csv)",
+        "the same clip again, under another name (the same film as films/dog.mp4, row 2 of my.csv; row 9 of my.csv)",
     ]
 
 
@@ -426,8 +426,10 @@ def test_mistakes_in_a_folder(home, mine):
     for n in NAMES:
         (films / f"{n}.txt").write_text(n)
     (films / "dog.json").write_text('{"caption": "A cat."}')
-    with pytest.raises(UserError, match="dog.mp4 has two captions"):
-        read(films)
+    rows = read(films)
+    assert list(good(rows).caption) == sorted(set(NAMES) - {"dog"})
+    (told,) = rows.reason[rows.status != ""]
+    assert told == "it has two captions, one in its txt and another in its json: delete one of them (dog.mp4)"
     (films / "dog.json").write_text('{"caption": "dog"}')
     shutil.copy(films / "dog.mp4", films / "dog.mkv")
     with pytest.raises(UserError, match="2 videos called dog"):
@@ -440,6 +442,23 @@ def test_mistakes_in_a_folder(home, mine):
 
 
 # --- names ---
+
+
+def test_what_a_rejected_row_is_of_stands_in_its_address(home, mine):
+    "The path of the file, also where nothing of it could be read; a name that is no text is left out."
+    films = mine / "films"
+    for n in NAMES:
+        (films / f"{n}.txt").write_text(f"There is {n}.")
+    for i, name in enumerate(("bare.mp4", "odd.film", "bell\a.mp4")):
+        (films / name).write_bytes((films / "rain.mp4").read_bytes() + different(i))
+    (films / "lonely.txt").write_text("A caption.")
+    (films / "snow.mp4").write_bytes(b"no video")
+    rows = read(films)
+    told = {"bare.mp4", "odd.film", "lonely.txt", "snow.mp4"}
+    assert set(rows.address[rows.status != ""]) == {str(films / name) for name in told} | {""}
+    (films / "snow.mp4").write_bytes((films / "rain.mp4").read_bytes() + different(9))
+    gone = read(csv_of(mine, FIVE.replace("dog.mp4", "gone.mp4") + "films/lonely.mp4,A.\n"))
+    assert list(gone.address[gone.status != ""]) == [str(films / f"{n}.mp4") for n in ("gone", "lonely")]
 
 
 def test_names_stay_when_the_folder_moves(home, mine, tmp_path):

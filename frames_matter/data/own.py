@@ -104,7 +104,7 @@ def _beside_tars(files, folder):
         is_table = path.suffix.lower() not in ARCHIVES and path.suffix.lower() in NO_CAPTIONS
         if path.is_file() and not is_table and (fault := fault_of_other(path, has_caption=False)):
             name = path_below(path, folder)
-            yield GivenClip(name, name, "", fault=fault)
+            yield GivenClip(name, name, str(path), fault=fault)
 
 
 def _assert_table(path):
@@ -227,7 +227,7 @@ def own_rows(profile: Profile, unpack: Callable = unpack_sample, tell: bool = Tr
         )
     clips = list(given_clips(source, data_dir(profile) / "unpacked", unpack, tell))
     rows = [_row_of(clip, profile) for clip in clips]
-    films = films_of([row["address"] for row in rows])
+    films = films_of([row["address"] if row["clip_id"] else "" for row in rows])
     _reject_repeated(clips, rows, films)
     join_sources(clips, rows, films)
     told = keep_splits(clips, rows, Path(source).name)
@@ -246,7 +246,7 @@ def _row_of(clip, profile):
         aesthetic_score=np.nan,
         status="",
         reason="",
-        address="",
+        address=clip.address if visible(clip.address) == clip.address else "",
     )
     try:
         _fill_in(row, clip, profile)
@@ -270,7 +270,7 @@ def _fill_in(row, clip, profile):
     _check_readable(clip.address)
     _check_caption(row["caption"])
     start, end = _times_of(clip)
-    row |= dict(start=start, end=end, clip_id=clip_name(name, start, end), address=clip.address)
+    row |= dict(start=start, end=end, clip_id=clip_name(name, start, end))
     _check_duration(start, end, profile)
 
 
@@ -363,7 +363,7 @@ def _reject_repeated(clips, rows, films):
             continue
         first, known = seen.setdefault((film, row["start"], row["end"]), (clip, row))
         if first is not clip:
-            why = placed(_why_repeated(known, row), f"the first: {printable(first.where)}")
+            why = _why_repeated(first, known, row)
         elif names.setdefault(row["clip_id"], clip) is not clip:
             other = printable(names[row["clip_id"]].where)
             why = f"its name differs from that of {other} only in how its letters are composed: rename one of them"
@@ -372,11 +372,18 @@ def _reject_repeated(clips, rows, films):
         row |= dict(status="rejected", reason=_reason(why, clip.where))
 
 
-def _why_repeated(known, row):
-    "Why a clip that is there already is left out."
-    if known["caption"] != row["caption"]:
-        return "another caption of the same clip, which keeps its first: give it another start and end, or leave it out"
-    return "the same clip again" if known["address"] == row["address"] else "the same clip again, under another name"
+def _why_repeated(first, known, row):
+    "Why a clip that is there already is left out, and where it is: a copy under another name, or the very file."
+    has_caption, where = known["caption"] == row["caption"], printable(first.where)
+    if known["address"] != row["address"]:
+        why = "the same clip again, under another name" if has_caption else _COPY
+        name = printable(without_secrets(first.key))
+        return placed(why, f"the same film as {where if where.startswith(name) else f'{name}, {where}'}")
+    return placed("the same clip again" if has_caption else _CAPTION, f"the first: {where}")
+
+
+_CAPTION = "another caption of the same clip, which keeps its first: give it another start and end, or leave it out"
+_COPY = "a copy of another film, with another caption: give it another start and end, or leave one of the two out"
 
 
 def _assert_enough_to_split(rows, name):

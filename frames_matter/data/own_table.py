@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..base.errors import UserError
 from ..base.text import composed, is_missing, visible
-from .own_clip import FIELDS, OTHER_NAMES, GivenClip, line_of, path_below
+from .own_clip import CLIP_FIELDS, OTHER_NAMES, GivenClip, line_of, path_below
 
 # %% ../../nbs/data/own_table.ipynb #a92bde72
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -61,7 +61,7 @@ def columns_read(names: Sequence[str]) -> dict[str, str]:
     dict
         Field -> column: the one of its name, or else the only one of its other names.
     """
-    found = {field: field for field in FIELDS if field in names}
+    found = {field: field for field in CLIP_FIELDS if field in names}
     for field, others in OTHER_NAMES.items():
         there = [name for name in others if name in names]
         if len(there) == 1 and not ({field} if field not in PLACES else PLACES) & set(found):
