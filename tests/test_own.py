@@ -17,7 +17,7 @@ from frames_matter.cli import run_command
 from frames_matter.data.build import build_dataset
 from frames_matter.data.dataset import VideoCaptionDataset
 from frames_matter.data.loopback import serve_folder
-from frames_matter.data.manifest import load_manifest
+from frames_matter.data.manifest import load_manifest, read_manifest
 from frames_matter.data.own import OWN, own_rows, register_own
 from frames_matter.data.own_tars import unpack_sample
 from frames_matter.study.lessons import lesson_paths, run_lessons
@@ -788,6 +788,52 @@ def test_a_rebuild_tells_what_has_rotted(built, command, home):
     assert code == 1
     assert "3 have rotted" in out  # the films that were served
     assert "my-again/rotted.csv" in out
+
+
+def test_a_summary_names_the_list_of_what_it_groups(built, home, command, mine, monkeypatch):
+    "From where the user is; where every row is told, nothing is added."
+    assert "clips.csv" not in built
+    monkeypatch.chdir(home)
+    two = csv_of(mine, FIVE + "films/gone.mp4,A.\nfilms/gone2.mp4,B.\nfilms/dog.mp4,Another.\nfilms/boat.mp4,C.\n")
+    _, out, _ = command("dataset", "build", "--from", two, "--name", "two", "--like", "smoke")
+    assert "Each of them with its reason: data_manifest/two/clips.csv\n" in out
+    manifest = read_manifest(Path("data_manifest/two/clips.csv"))
+    assert list(manifest.address[manifest.status == "rejected"])[:2] == [
+        str(mine / "films" / name) for name in ("gone.mp4", "gone2.mp4")
+    ]
+
+
+def test_what_is_removed_from_the_folder_of_clips_is_told(command, mine, home):
+    table = csv_of(mine, FIVE)
+    assert command("dataset", "build", "--from", table, "--name", "five", "--like", "smoke")[0] == 0
+    folder = home / "data" / "five" / "clips"
+    for name in ("stray.mp4", "aside.mp4"):
+        (folder / name).write_bytes(b"mine")
+    with open(table, "a") as f:
+        f.write("films/dog.mp4,Another.\n")
+    code, _, err = command("dataset", "build", "--from", table, "--name", "five", "--like", "smoke")
+    assert code == 0 and len(list(folder.iterdir())) == 5
+    assert "Removed from data/five/clips 2 files that are no clips of this build, the first: aside.mp4.\n" in err
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.ndjson", "ROWS.JSON", "rows.parquet"])
+def test_tables_of_other_kinds_are_refused_by_their_names(home, mine, name):
+    table = csv_of(mine, '{"path": "films/dog.mp4", "caption": "A dog."}\n', name)
+    kind = "parquet" if name.endswith("parquet") else "JSON"
+    with pytest.raises(UserError, match=f"{name} is a table in {kind}, which is not read .* CSV with the columns path"):
+        read(table)
+
+
+def test_an_export_for_datasets_is_refused_by_its_name(home, built, command, mine):
+    "As a whole and one split of it; a list of clips that is given as a manifest as well."
+    folder = home / "folder"
+    assert command("dataset", "export", "-p", "my", "--to", folder, "--format", "datasets")[0] == 0
+    for place in (folder, folder / "train"):
+        code, _, err = command("dataset", "build", "--from", place, "--name", "back", "--like", "smoke")
+        assert code == 2 and "is an export of the format datasets" in err and "dataset export -p NAME" in err
+    for text in (FIVE, FIVE.replace("path,caption", "video,text"), FIVE.replace(",", ";")):
+        code, _, err = command("dataset", "build", "--from-manifest", csv_of(mine, text, "list.csv"))
+        assert code == 2 and "list.csv is a list of clips, not a manifest" in err and "--from." in err
 
 
 def test_what_is_exported_can_be_built(built, command, home):

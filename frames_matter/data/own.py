@@ -46,7 +46,7 @@ from frames_matter.data.own_folder import (
     walk_folder,
 )
 from .own_splits import films_of, join_sources, keep_splits
-from .own_table import clips_of_table
+from .own_table import clips_of_table, is_list_of_clips
 from .own_tars import clips_of_tars, unpack_sample
 from .row_checks import Rejected, clip_name, parse_timestamp
 from ..video.containers import BadVideo, assert_container
@@ -74,6 +74,7 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample, tel
     """
     path = project_root() / source
     if path.is_dir():
+        _assert_no_parquet(path)
         files, _, hidden = walk_folder(path)
         if tell:
             tell_hidden(hidden, path)
@@ -98,6 +99,9 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample, tel
     )
 
 # %% ../../nbs/data/own.ipynb #c1a90001
+_OTHER_TABLES = dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON") | {".parquet": "parquet"}
+
+
 def _beside_tars(files, folder):
     "What stands among tars and could be meant as more of them, or as a video."
     for path in sorted(files):
@@ -107,8 +111,23 @@ def _beside_tars(files, folder):
             yield GivenClip(name, name, str(path), fault=fault)
 
 
+def _assert_no_parquet(folder):
+    "A `UserError` if a folder is, or is a split of, an export whose captions are in a table of parquet."
+    is_export = any((place / "export.json").is_file() for place in (folder, folder.parent))
+    if is_export and any(any(folder.glob(pattern)) for pattern in ("metadata.parquet", "*/metadata.parquet")):
+        raise UserError(
+            f"{folder} is an export of the format datasets, whose captions stand in metadata.parquet, which is not "
+            "read; give the folder of tars that `frames-matter dataset export -p NAME --to FOLDER` writes instead."
+        )
+
+
 def _assert_table(path):
     "A `UserError` if a file's ending says that it is another thing than a CSV."
+    if kind := _OTHER_TABLES.get(path.suffix.lower()):
+        raise UserError(
+            f"{path.name} is a table in {kind}, which is not read as a list of clips; "
+            "write it as a CSV with the columns path (or url) and caption, and give that file."
+        )
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise UserError(f"{path.name} is a video; give the folder it is in, or a CSV that names it with its caption.")
     if path.name.lower().endswith((".gz", ".tgz", ".zip", ".bz2", ".xz", ".7z", ".rar", ".zst")):
@@ -168,11 +187,15 @@ def register_manifest(path: str | Path, name: str = "", like: str = "", **overri
     Raises
     ------
     UserError
-        If there is no such file, or the name is taken.
+        If there is no such file, it is a list of one's own clips, or the name is taken.
     """
     path = Path(os.path.abspath(path))
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}; give the clips.csv of a folder of data_manifest.")
+    if is_list_of_clips(path):
+        raise UserError(
+            f"{path.name} is a list of clips, not a manifest that a build has written; give it with --from."
+        )
     folder = path.parent.name
     name = name or f"{_name_for(path.parent)[:34]}-again"
     like = like or (folder if folder in PROFILES else "mini")

@@ -38,7 +38,7 @@ CLIP_FIELDS = (
     "end",
     "source",
     "split",
-)  # what a table or a JSON file may say of a clip
+)  # what may be said of a clip
 OTHER_NAMES = {  # what a field is called where nothing is called by its name
     "path": ("video", "file", "filename", "file_name", "filepath", "file_path", "video_path", "video_file"),
     "caption": ("text", "captions"),

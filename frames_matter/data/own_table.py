@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'PLACES', 'TIME_NAMES', 'table_text', 'columns_read', 'missing_fields', 'assert_times_named',
-           'separator_of', 'declared_separator', 'clips_of_table']
+           'separator_of', 'declared_separator', 'clips_of_table', 'is_list_of_clips']
 
 # %% ../../nbs/data/own_table.ipynb #9638497f
 import csv
@@ -23,6 +23,7 @@ from .own_clip import CLIP_FIELDS, OTHER_NAMES, GivenClip, line_of, path_below
 # %% ../../nbs/data/own_table.ipynb #a92bde72
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 PLACES = {"path", "url"}  # columns that say where a clip is; a row fills one of them
+_OF_MANIFEST = {"clip_id", "youtube_id", "split"}  # columns that the manifest of a build has
 
 
 def table_text(path: Path) -> str:
@@ -177,7 +178,7 @@ def separator_of(text: str, name: str, declared: str = "") -> str:
             raise UserError(f"{name} has two columns called {twice[0]}; rename one of them.")
         return separator
     names = max(headers.values(), key=len)
-    if {"clip_id", "youtube_id", "split"} <= set(names):
+    if set(names) >= _OF_MANIFEST:
         raise UserError(f"{name} is a manifest that a build has written; give it with --from-manifest.")
     missing = missing_fields(names)
     raise UserError(
@@ -242,6 +243,16 @@ def clips_of_table(path: Path, tell: bool = True) -> Iterator[GivenClip]:
                 f"put a caption that holds a {what} in double quotes"
             )
         yield clip
+
+
+def is_list_of_clips(path: Path) -> bool:
+    "Whether a file is a table of clips as `clips_of_table` reads it, and no manifest that a build has written."
+    try:
+        text = table_text(path)
+        _, (_, first), _ = _parsed(text, path.name, declared_separator(text))
+    except UserError:
+        return False
+    return not {name.strip().lower() for name in first} >= _OF_MANIFEST
 
 
 def _parsed(text, name, declared):
