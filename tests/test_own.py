@@ -273,6 +273,8 @@ TIMES = {  # columns beside path and caption -> what is to be done with them
     "StartSec,EndSec": "rename 'startsec' to start and rename 'endsec' to end",
     "start,end_time": "rename 'end_time' to end",
     "start,duration": "give end instead of 'duration'",
+    "in_point,out_point": "rename 'in_point' to start and rename 'out_point' to end",
+    "offset,id": "give start and end instead of 'offset'",
     "timestamps,id": "give start and end instead of 'timestamps'",
 }
 

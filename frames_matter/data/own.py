@@ -406,7 +406,7 @@ def _why_repeated(first, known, row):
 
 
 _CAPTION = "another caption of the same clip, which keeps its first: give it another start and end, or leave it out"
-_COPY = "a copy of another film, with another caption: give it another start and end, or leave one of the two out"
+_COPY = "a copy of another film, with another caption: leave one of the two out"
 
 
 def _assert_enough_to_split(rows, name):

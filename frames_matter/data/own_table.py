@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..base.errors import UserError
 from ..base.text import composed, is_missing, visible
-from .own_clip import CLIP_FIELDS, OTHER_NAMES, GivenClip, line_of, path_below
+from .own_clip import GIVEN_FIELDS, OTHER_NAMES, GivenClip, line_of, path_below
 
 # %% ../../nbs/data/own_table.ipynb #a92bde72
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -62,7 +62,7 @@ def columns_read(names: Sequence[str]) -> dict[str, str]:
     dict
         Field -> column: the one of its name, or else the only one of its other names.
     """
-    found = {field: field for field in CLIP_FIELDS if field in names}
+    found = {field: field for field in GIVEN_FIELDS if field in names}
     for field, others in OTHER_NAMES.items():
         there = [name for name in others if name in names]
         if len(there) == 1 and not ({field} if field not in PLACES else PLACES) & set(found):
@@ -77,12 +77,15 @@ def missing_fields(names: Sequence[str]) -> list[str]:
     return [column for column, is_there in needed.items() if not is_there]
 
 # %% ../../nbs/data/own_table.ipynb #7d1c0a04
-_UNIT = "(?:time|stamp|timestamp|timecode|secs?|seconds?|s|ms|msecs?|milliseconds?|frames?|clip|segment|video|t|ts|at)"
+_UNIT = (  # words around a time that say what it is counted in, or of what it is
+    "(?:time|stamp|timestamp|timecode|secs?|seconds?|s|ms|msecs?|milliseconds?|frames?|points?|marks?"
+    "|clip|segment|video|t|ts|tc|at)"
+)
 TIME_NAMES = {  # field -> what else its column may be called
-    "start": re.compile(rf"(?:{_UNIT} ?)*(?:start|starts|begin|begins|beginning|from|onset)(?: ?{_UNIT})*"),
-    "end": re.compile(rf"(?:{_UNIT} ?)*(?:end|ends|ending|stop|stops|to|until|finish)(?: ?{_UNIT})*"),
+    "start": re.compile(rf"(?:{_UNIT} ?)*(?:start|starts|begin|begins|beginning|from|onset|in)(?: ?{_UNIT})*"),
+    "end": re.compile(rf"(?:{_UNIT} ?)*(?:end|ends|ending|stop|stops|to|until|finish|out)(?: ?{_UNIT})*"),
 }
-_BOTH_TIMES = re.compile(r"(?:(?:video|clip) ?)?(?:times?|timestamps?|segments?|spans?|intervals?)")
+_BOTH_TIMES = re.compile(r"(?:(?:video|clip) ?)?(?:times?|timestamps?|segments?|spans?|intervals?|offsets?)")
 
 
 def assert_times_named(names: Sequence[str], table: str) -> None:
@@ -244,7 +247,7 @@ def clips_of_table(path: Path, tell: bool = True) -> Iterator[GivenClip]:
             )
         yield clip
 
-
+# %% ../../nbs/data/own_table.ipynb #7d1c0a07
 def is_list_of_clips(path: Path) -> bool:
     "Whether a file is a table of clips as `clips_of_table` reads it, and no manifest that a build has written."
     try:
