@@ -842,6 +842,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'frames_matter/data/own_table.py'),
                                               'frames_matter.data.own_table._listed': ( 'data/own_table.html#_listed',
                                                                                         'frames_matter/data/own_table.py'),
+                                              'frames_matter.data.own_table._other_kind': ( 'data/own_table.html#_other_kind',
+                                                                                            'frames_matter/data/own_table.py'),
                                               'frames_matter.data.own_table._parsed': ( 'data/own_table.html#_parsed',
                                                                                         'frames_matter/data/own_table.py'),
                                               'frames_matter.data.own_table._path_of': ( 'data/own_table.html#_path_of',

@@ -818,10 +818,12 @@ def test_what_is_removed_from_the_folder_of_clips_is_told(command, mine, home):
     assert "Removed from data/five/clips 2 files that are no clips of this build, the first: aside.mp4.\n" in err
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.ndjson", "ROWS.JSON", "rows.parquet"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "ROWS.JSON", "rows.csv", "rows.txt", "rows.parquet"])
 def test_tables_of_other_kinds_are_refused_by_their_names(home, mine, name):
-    table = csv_of(mine, '{"path": "films/dog.mp4", "caption": "A dog."}\n', name)
+    "By their ending, or by how they begin."
     kind = "parquet" if name.endswith("parquet") else "JSON"
+    content = {"parquet": "PAR1", "JSON": '{"path": "films/dog.mp4", "caption": "A dog."}\n'}
+    table = csv_of(mine, content[kind], name)
     with pytest.raises(UserError, match=f"{name} is a table in {kind}, which is not read .* CSV with the columns path"):
         read(table)
 

@@ -99,9 +99,6 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample, tel
     )
 
 # %% ../../nbs/data/own.ipynb #c1a90001
-_OTHER_TABLES = dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON") | {".parquet": "parquet"}
-
-
 def _beside_tars(files, folder):
     "What stands among tars and could be meant as more of them, or as a video."
     for path in sorted(files):
@@ -123,11 +120,6 @@ def _assert_no_parquet(folder):
 
 def _assert_table(path):
     "A `UserError` if a file's ending says that it is another thing than a CSV."
-    if kind := _OTHER_TABLES.get(path.suffix.lower()):
-        raise UserError(
-            f"{path.name} is a table in {kind}, which is not read as a list of clips; "
-            "write it as a CSV with the columns path (or url) and caption, and give that file."
-        )
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise UserError(f"{path.name} is a video; give the folder it is in, or a CSV that names it with its caption.")
     if path.name.lower().endswith((".gz", ".tgz", ".zip", ".bz2", ".xz", ".7z", ".rar", ".zst")):

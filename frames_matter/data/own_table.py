@@ -32,11 +32,16 @@ def table_text(path: Path) -> str:
     Raises
     ------
     UserError
-        If it is a workbook, is not UTF-8, or is empty.
+        If it is a workbook, JSON or parquet, is not UTF-8, or is empty.
     """
     data = path.read_bytes()
     if path.suffix.lower() in (".xlsx", ".xls", ".ods") or data[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
         raise UserError(f"{path.name} is a workbook, not a CSV; open it, save it as 'CSV UTF-8' and give that file.")
+    if kind := _other_kind(path.suffix.lower(), data):
+        raise UserError(
+            f"{path.name} is a table in {kind}, which is not read as a list of clips; "
+            "write it as a CSV with the columns path (or url) and caption, and give that file."
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
@@ -47,6 +52,13 @@ def table_text(path: Path) -> str:
             "and below there is a line a clip."
         )
     return re.sub("\r\n?", "\n", text)
+
+
+def _other_kind(suffix, data):
+    "What else than a CSV a table is, by its ending or by how it begins; '' if it may be one."
+    if suffix in (".json", ".jsonl", ".ndjson") or re.match(rb"(\xef\xbb\xbf)?\s*[{\[]", data):
+        return "JSON"
+    return "parquet" if suffix == ".parquet" or data[:4] == b"PAR1" else ""
 
 # %% ../../nbs/data/own_table.ipynb #7d1c0a02
 def columns_read(names: Sequence[str]) -> dict[str, str]:
