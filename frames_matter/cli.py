@@ -42,6 +42,7 @@ from frames_matter.base.profiles import (
 )
 from .base.registry import Registry
 from .base.text import reason_and_place, visible
+from .data.own_clip import path_below
 from .data.sources import source_of
 
 if TYPE_CHECKING:
@@ -379,7 +380,7 @@ def _place_of_split(split: str) -> tuple[int, str]:
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS)), split
 
 
-def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
+def summary(rows: "pd.DataFrame", limit: int = 20, table: str = "") -> str:
     """What a build kept and rejected, and why.
 
     Parameters
@@ -388,6 +389,8 @@ def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
         The manifest, as `build_dataset` gives it.
     limit : int
         Reasons told; what is left of them is counted.
+    table : str
+        Where every row stands with its reason, which is told where rows were grouped or left out.
     """
     kept, rejected = rows[rows.status == "kept"], rows[rows.status == "rejected"]
     counts = sorted(kept.split.value_counts().items(), key=lambda entry: _place_of_split(entry[0]))
@@ -395,6 +398,8 @@ def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
     lines = [f"{len(kept)} clips kept of {len(rows)} rows tried: {splits}."]
     if len(rejected):
         lines += [f"{len(rejected)} rejected:", *_told_reasons(rejected, limit)]
+        is_whole = len(_reasons(rejected)) == len(rejected) <= limit
+        lines += [f"Each of them with its reason: {table}"] * bool(table and not is_whole)
     return "\n".join(lines)
 
 # %% ../nbs/cli.ipynb #54e83686
@@ -486,7 +491,8 @@ def build(
         _tell_of_lessons(chosen, overrides, is_kept=bool(from_ or from_manifest))
         rows = build_dataset(chosen, again=True)
     *_, figure = write_survivors(chosen)
-    _say(f"{summary(rows)}\n{show_survivors(table_survivors(chosen)).to_string()}\nAs a figure: {figure}")
+    told = summary(rows, table=path_below(manifest_dir(chosen) / "clips.csv", os.getcwd()))
+    _say(f"{told}\n{show_survivors(table_survivors(chosen)).to_string()}\nAs a figure: {figure}")
     if gone := [split for split in ("train", "alignment", "test") if split not in set(rows.split)]:
         _say(f"No clip is in {' and '.join(gone)}; the lessons need clips in all three.")
     elif (rows.split == "train").sum() < 2:

@@ -185,7 +185,7 @@ def test_absent_manifest(call):
 def test_clips_of_ones_own(here, tmp_path, line, said):
     "What the command line is given amiss; nothing is left behind."
     (tmp_path / "films").mkdir()
-    (tmp_path / "my.csv").write_text("file,caption\na.mp4,A dog.\n")
+    (tmp_path / "my.csv").write_text("film,caption\na.mp4,A dog.\n")
     assert_one_line(here(line), said)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["films", "my.csv"]
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from frames_matter.cli import run_command
 from frames_matter.data.build import build_dataset
 from frames_matter.data.dataset import VideoCaptionDataset
 from frames_matter.data.loopback import serve_folder
-from frames_matter.data.manifest import load_manifest
+from frames_matter.data.manifest import load_manifest, read_manifest
 from frames_matter.data.own import OWN, own_rows, register_own
 from frames_matter.data.own_tars import unpack_sample
 from frames_matter.study.lessons import lesson_paths, run_lessons
@@ -92,7 +93,7 @@ def test_a_table_is_read_however_it_is_written(home, mine, capsys):
     ]
     for text in others:
         assert read(csv_of(mine, text)).equals(plain)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "my.csv: column note is not read.\n"
     for separator, word in ((";", "semicolons"), ("\t", "tabs")):
         text = "path,start,end,caption\n".replace(",", separator) + "".join(
             f"films/{n}.mp4{separator}0,5{separator}2,75{separator}{n}, and more\n" for n in NAMES
@@ -209,8 +210,14 @@ def test_addresses(home, mine):
 
 
 MISTAKES = {
-    "missing caption": ("path,text\nfilms/dog.mp4,A dog.\n", "no column caption", "'path, text'"),
-    "missing path": ("file,caption\nfilms/dog.mp4,A dog.\n", "no column path or url"),
+    "missing caption": (
+        "path,description\nfilms/dog.mp4,A dog.\n",
+        "no column caption",
+        "'path, description'",
+        "rename description to caption",
+    ),
+    "missing path": ("film,caption\nfilms/dog.mp4,A dog.\n", "no column path or url"),
+    "two paths": ("video,file,caption\na.mp4,b.mp4,A dog.\n", "no column path or url", "rename video or file to path"),
     "no header": ("films/dog.mp4,A dog.\n", "no column caption and no column path"),
     "empty": ("", "empty", "path,caption"),
     "blank": (" \n\n", "empty"),
@@ -258,6 +265,53 @@ def test_mistakes_in_a_table(home, mine, name):
     assert not (home / "data_manifest").exists()
 
 
+TIMES = {  # columns beside path and caption -> what is to be done with them
+    "start_time,end_time": "rename 'start_time' to start and rename 'end_time' to end",
+    "begin,stop": "rename 'begin' to start and rename 'stop' to end",
+    "From,To": "rename 'from' to start and rename 'to' to end",
+    "start (s),end (s)": "rename 'start (s)' to start and rename 'end (s)' to end",
+    "StartSec,EndSec": "rename 'startsec' to start and rename 'endsec' to end",
+    "start,end_time": "rename 'end_time' to end",
+    "start,duration": "give end instead of 'duration'",
+    "in_point,out_point": "rename 'in_point' to start and rename 'out_point' to end",
+    "offset,id": "give start and end instead of 'offset'",
+    "timestamps,id": "give start and end instead of 'timestamps'",
+}
+
+
+@pytest.mark.parametrize("columns", TIMES)
+def test_times_in_columns_of_other_names_are_refused(home, mine, columns):
+    "Else whole films would be clips, and captions would stand for other seconds."
+    table = csv_of(mine, f"path,caption,{columns}\n" + "".join(f"films/{n}.mp4,{n}.,1,2\n" for n in NAMES))
+    with pytest.raises(
+        UserError, match=f"my.csv has times in columns that are not read: {re.escape(TIMES[columns])}, "
+    ):
+        read(table)
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("path,caption,note,id", "columns note and id are not read"),
+        ("path,caption,start,start_time", "column start_time is not read"),
+        ("path,caption,,duration", "columns 3 (without a name) and duration are not read"),
+        (
+            "video,text,caption2,id",
+            "video is read as path; text is read as caption; columns caption2 and id are not read",
+        ),
+        ("FileName,Text,start,source", "filename is read as path; text is read as caption"),
+        ("file,caption,start,text", "file is read as path; column text is not read"),
+        ("path,caption,start,source", ""),
+    ],
+)
+def test_which_columns_are_read_is_told(home, mine, capsys, header, told):
+    "Every one that is not read by its name, once; what is read under another name is read as if it had its own."
+    rows = read(csv_of(mine, f"{header}\n" + "".join(f"films/{n}.mp4,There is {n}.,0,{n}\n" for n in NAMES)))
+    assert list(rows.caption) == [f"There is {n}." for n in NAMES] and (rows.status == "").all()
+    assert [Path(address).stem for address in rows.address] == NAMES
+    assert capsys.readouterr().err == (f"my.csv: {told}.\n" if told else "")
+
+
 def test_twice_the_same(home, mine):
     shutil.copy(mine / "films" / "dog.mp4", mine / "films" / "copy.mp4")
     again = "films/dog.mp4,There is dog in it.\n./films/../films/dog.mp4,There is  dog in it.\n"
@@ -265,7 +319,7 @@ def test_twice_the_same(home, mine):
     assert list(rows.reason[5:]) == [
         "the same clip again (the first: row 2 of my.csv; row 7 of my.csv)",
         "the same clip again (the first: row 2 of my.csv; row 8 of my.csv)",
-        "the same clip again, under another name (the first: row 2 of my.csv; row 9 of my.csv)",
+        "the same clip again, under another name (the same film as films/dog.mp4, row 2 of my.csv; row 9 of my.csv)",
     ]
 
 
@@ -374,8 +428,10 @@ def test_mistakes_in_a_folder(home, mine):
     for n in NAMES:
         (films / f"{n}.txt").write_text(n)
     (films / "dog.json").write_text('{"caption": "A cat."}')
-    with pytest.raises(UserError, match="dog.mp4 has two captions"):
-        read(films)
+    rows = read(films)
+    assert list(good(rows).caption) == sorted(set(NAMES) - {"dog"})
+    (told,) = rows.reason[rows.status != ""]
+    assert told == "it has two captions, one in its txt and another in its json: delete one of them (dog.mp4)"
     (films / "dog.json").write_text('{"caption": "dog"}')
     shutil.copy(films / "dog.mp4", films / "dog.mkv")
     with pytest.raises(UserError, match="2 videos called dog"):
@@ -388,6 +444,23 @@ def test_mistakes_in_a_folder(home, mine):
 
 
 # --- names ---
+
+
+def test_what_a_rejected_row_is_of_stands_in_its_address(home, mine):
+    "The path of the file, also where nothing of it could be read; a name that is no text is left out."
+    films = mine / "films"
+    for n in NAMES:
+        (films / f"{n}.txt").write_text(f"There is {n}.")
+    for i, name in enumerate(("bare.mp4", "odd.film", "bell\a.mp4")):
+        (films / name).write_bytes((films / "rain.mp4").read_bytes() + different(i))
+    (films / "lonely.txt").write_text("A caption.")
+    (films / "snow.mp4").write_bytes(b"no video")
+    rows = read(films)
+    told = {"bare.mp4", "odd.film", "lonely.txt", "snow.mp4"}
+    assert set(rows.address[rows.status != ""]) == {str(films / name) for name in told} | {""}
+    (films / "snow.mp4").write_bytes((films / "rain.mp4").read_bytes() + different(9))
+    gone = read(csv_of(mine, FIVE.replace("dog.mp4", "gone.mp4") + "films/lonely.mp4,A.\n"))
+    assert list(gone.address[gone.status != ""]) == [str(films / f"{n}.mp4") for n in ("gone", "lonely")]
 
 
 def test_names_stay_when_the_folder_moves(home, mine, tmp_path):
@@ -717,6 +790,54 @@ def test_a_rebuild_tells_what_has_rotted(built, command, home):
     assert code == 1
     assert "3 have rotted" in out  # the films that were served
     assert "my-again/rotted.csv" in out
+
+
+def test_a_summary_names_the_list_of_what_it_groups(built, home, command, mine, monkeypatch):
+    "From where the user is; where every row is told, nothing is added."
+    assert "clips.csv" not in built
+    monkeypatch.chdir(home)
+    two = csv_of(mine, FIVE + "films/gone.mp4,A.\nfilms/gone2.mp4,B.\nfilms/dog.mp4,Another.\nfilms/boat.mp4,C.\n")
+    _, out, _ = command("dataset", "build", "--from", two, "--name", "two", "--like", "smoke")
+    assert "Each of them with its reason: data_manifest/two/clips.csv\n" in out
+    manifest = read_manifest(Path("data_manifest/two/clips.csv"))
+    assert list(manifest.address[manifest.status == "rejected"])[:2] == [
+        str(mine / "films" / name) for name in ("gone.mp4", "gone2.mp4")
+    ]
+
+
+def test_what_is_removed_from_the_folder_of_clips_is_told(command, mine, home):
+    table = csv_of(mine, FIVE)
+    assert command("dataset", "build", "--from", table, "--name", "five", "--like", "smoke")[0] == 0
+    folder = home / "data" / "five" / "clips"
+    for name in ("stray.mp4", "aside.mp4"):
+        (folder / name).write_bytes(b"mine")
+    with open(table, "a") as f:
+        f.write("films/dog.mp4,Another.\n")
+    code, _, err = command("dataset", "build", "--from", table, "--name", "five", "--like", "smoke")
+    assert code == 0 and len(list(folder.iterdir())) == 5
+    assert "Removed from data/five/clips 2 files that are no clips of this build, the first: aside.mp4.\n" in err
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "ROWS.JSON", "rows.csv", "rows.txt", "rows.parquet"])
+def test_tables_of_other_kinds_are_refused_by_their_names(home, mine, name):
+    "By their ending, or by how they begin."
+    kind = "parquet" if name.endswith("parquet") else "JSON"
+    content = {"parquet": "PAR1", "JSON": '{"path": "films/dog.mp4", "caption": "A dog."}\n'}
+    table = csv_of(mine, content[kind], name)
+    with pytest.raises(UserError, match=f"{name} is a table in {kind}, which is not read .* CSV with the columns path"):
+        read(table)
+
+
+def test_an_export_for_datasets_is_refused_by_its_name(home, built, command, mine):
+    "As a whole and one split of it; a list of clips that is given as a manifest as well."
+    folder = home / "folder"
+    assert command("dataset", "export", "-p", "my", "--to", folder, "--format", "datasets")[0] == 0
+    for place in (folder, folder / "train"):
+        code, _, err = command("dataset", "build", "--from", place, "--name", "back", "--like", "smoke")
+        assert code == 2 and "is an export of the format datasets" in err and "dataset export -p NAME" in err
+    for text in (FIVE, FIVE.replace("path,caption", "video,text"), FIVE.replace(",", ";")):
+        code, _, err = command("dataset", "build", "--from-manifest", csv_of(mine, text, "list.csv"))
+        assert code == 2 and "list.csv is a list of clips, not a manifest" in err and "--from." in err
 
 
 def test_what_is_exported_can_be_built(built, command, home):

@@ -395,8 +395,8 @@ def test_a_film_that_is_there_twice_is_told_and_kept_once(is_tar, films):
     assert sorted(good(rows).caption) == ["A part."] + [f"Film {i}." for i in range(N)]
     assert good(rows).youtube_id.nunique() == N
     copy, same = rows.reason[rows.status != ""]
-    assert copy.startswith("another caption of the same clip, which keeps its first: ") and "(the first: film0" in copy
-    assert same.startswith("the same clip again, under another name (the first: film0")
+    assert copy.startswith("a copy of another film, with another caption: ") and "(the same film as film0" in copy
+    assert same.startswith("the same clip again, under another name (the same film as film0")
 
 
 # --- told once ---

@@ -29,7 +29,7 @@ from frames_matter.base.files import (
     spec_hash,
 )
 from ..base.profiles import Profile, data_dir, manifest_dir
-from ..base.text import reason_and_place
+from ..base.text import reason_and_place, visible
 from .addresses import named_host
 from .dataset import split_by_source
 from .engine import engine_ready, run_jobs
@@ -389,7 +389,7 @@ def _build(profile, source, given, tools, progress):
             _deal_splits(build)
         _assert_unparted(ledger)
         _write_manifest(build)
-        _remove_unnamed_clips(profile, ledger)
+        _tell_removed(profile, _remove_unnamed_clips(profile, ledger))
         _sign(build, is_complete)
         return finished_build(profile, identity)
 
@@ -475,10 +475,19 @@ def _make_all_clips(build, progress):
 
 
 def _remove_unnamed_clips(profile, ledger):
-    "Remove clips that the manifest does not name: other choices' of before."
-    for path in (data_dir(profile) / "clips").glob("*.mp4"):
-        if not ledger.keeps(path.stem):
-            path.unlink()
+    "Remove clips that the manifest does not name, such as other choices' of before; their names."
+    unnamed = [path for path in sorted((data_dir(profile) / "clips").glob("*.mp4")) if not ledger.keeps(path.stem)]
+    for path in unnamed:
+        path.unlink()
+    return [path.name for path in unnamed]
+
+
+def _tell_removed(profile, names):
+    "Say how many files were removed from the folder of clips."
+    if names:
+        folder = portable_address(str(data_dir(profile) / "clips"))
+        files = "a file that is no clip" if len(names) == 1 else f"{len(names)} files that are no clips"
+        print(f"Removed from {folder} {files} of this build, the first: {visible(names[0])}.", file=sys.stderr)
 
 
 def _sign(build, is_complete):

@@ -46,7 +46,7 @@ from frames_matter.data.own_folder import (
     walk_folder,
 )
 from .own_splits import films_of, join_sources, keep_splits
-from .own_table import clips_of_table
+from .own_table import clips_of_table, is_list_of_clips
 from .own_tars import clips_of_tars, unpack_sample
 from .row_checks import Rejected, clip_name, parse_timestamp
 from ..video.containers import BadVideo, assert_container
@@ -74,6 +74,7 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample, tel
     """
     path = project_root() / source
     if path.is_dir():
+        _assert_no_parquet(path)
         files, _, hidden = walk_folder(path)
         if tell:
             tell_hidden(hidden, path)
@@ -104,7 +105,17 @@ def _beside_tars(files, folder):
         is_table = path.suffix.lower() not in ARCHIVES and path.suffix.lower() in NO_CAPTIONS
         if path.is_file() and not is_table and (fault := fault_of_other(path, has_caption=False)):
             name = path_below(path, folder)
-            yield GivenClip(name, name, "", fault=fault)
+            yield GivenClip(name, name, str(path), fault=fault)
+
+
+def _assert_no_parquet(folder):
+    "A `UserError` if a folder is, or is a split of, an export whose captions are in a table of parquet."
+    is_export = any((place / "export.json").is_file() for place in (folder, folder.parent))
+    if is_export and any(any(folder.glob(pattern)) for pattern in ("metadata.parquet", "*/metadata.parquet")):
+        raise UserError(
+            f"{folder} is an export of the format datasets, whose captions stand in metadata.parquet, which is not "
+            "read; give the folder of tars that `frames-matter dataset export -p NAME --to FOLDER` writes instead."
+        )
 
 
 def _assert_table(path):
@@ -168,11 +179,15 @@ def register_manifest(path: str | Path, name: str = "", like: str = "", **overri
     Raises
     ------
     UserError
-        If there is no such file, or the name is taken.
+        If there is no such file, it is a list of one's own clips, or the name is taken.
     """
     path = Path(os.path.abspath(path))
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}; give the clips.csv of a folder of data_manifest.")
+    if is_list_of_clips(path):
+        raise UserError(
+            f"{path.name} is a list of clips, not a manifest that a build has written; give it with --from."
+        )
     folder = path.parent.name
     name = name or f"{_name_for(path.parent)[:34]}-again"
     like = like or (folder if folder in PROFILES else "mini")
@@ -227,7 +242,7 @@ def own_rows(profile: Profile, unpack: Callable = unpack_sample, tell: bool = Tr
         )
     clips = list(given_clips(source, data_dir(profile) / "unpacked", unpack, tell))
     rows = [_row_of(clip, profile) for clip in clips]
-    films = films_of([row["address"] for row in rows])
+    films = films_of([row["address"] if row["clip_id"] else "" for row in rows])
     _reject_repeated(clips, rows, films)
     join_sources(clips, rows, films)
     told = keep_splits(clips, rows, Path(source).name)
@@ -246,7 +261,7 @@ def _row_of(clip, profile):
         aesthetic_score=np.nan,
         status="",
         reason="",
-        address="",
+        address=clip.address if visible(clip.address) == clip.address else "",
     )
     try:
         _fill_in(row, clip, profile)
@@ -270,7 +285,7 @@ def _fill_in(row, clip, profile):
     _check_readable(clip.address)
     _check_caption(row["caption"])
     start, end = _times_of(clip)
-    row |= dict(start=start, end=end, clip_id=clip_name(name, start, end), address=clip.address)
+    row |= dict(start=start, end=end, clip_id=clip_name(name, start, end))
     _check_duration(start, end, profile)
 
 
@@ -363,7 +378,7 @@ def _reject_repeated(clips, rows, films):
             continue
         first, known = seen.setdefault((film, row["start"], row["end"]), (clip, row))
         if first is not clip:
-            why = placed(_why_repeated(known, row), f"the first: {printable(first.where)}")
+            why = _why_repeated(first, known, row)
         elif names.setdefault(row["clip_id"], clip) is not clip:
             other = printable(names[row["clip_id"]].where)
             why = f"its name differs from that of {other} only in how its letters are composed: rename one of them"
@@ -372,11 +387,18 @@ def _reject_repeated(clips, rows, films):
         row |= dict(status="rejected", reason=_reason(why, clip.where))
 
 
-def _why_repeated(known, row):
-    "Why a clip that is there already is left out."
-    if known["caption"] != row["caption"]:
-        return "another caption of the same clip, which keeps its first: give it another start and end, or leave it out"
-    return "the same clip again" if known["address"] == row["address"] else "the same clip again, under another name"
+def _why_repeated(first, known, row):
+    "Why a clip that is there already is left out, and where it is: a copy under another name, or the very file."
+    has_caption, where = known["caption"] == row["caption"], printable(first.where)
+    if known["address"] != row["address"]:
+        why = "the same clip again, under another name" if has_caption else _COPY
+        name = printable(without_secrets(first.key))
+        return placed(why, f"the same film as {where if where.startswith(name) else f'{name}, {where}'}")
+    return placed("the same clip again" if has_caption else _CAPTION, f"the first: {where}")
+
+
+_CAPTION = "another caption of the same clip, which keeps its first: give it another start and end, or leave it out"
+_COPY = "a copy of another film, with another caption: leave one of the two out"
 
 
 def _assert_enough_to_split(rows, name):

@@ -20,6 +20,7 @@ from ..base.text import composed, is_missing, placed, visible
 from frames_matter.data.own_clip import (
     CAPTION_SUFFIXES,
     LARGEST_CAPTION,
+    OTHER_NAMES,
     UNREADABLE,
     VIDEO_SUFFIXES,
     GivenClip,
@@ -32,15 +33,13 @@ from .row_checks import Rejected
 from ..video.containers import HEAD_BYTES, what_begins
 
 # %% ../../nbs/data/own_folder.ipynb #67393ff6
-def read_sidecars(files: dict[str, bytes], name: str) -> dict:
+def read_sidecars(files: dict[str, bytes]) -> dict:
     """What the files beside a video say of it.
 
     Parameters
     ----------
     files : dict
         The bytes of its .json, and of its .txt and other endings of texts, as far as there are any, by their names.
-    name : str
-        The video's, for messages.
 
     Returns
     -------
@@ -50,9 +49,7 @@ def read_sidecars(files: dict[str, bytes], name: str) -> dict:
     Raises
     ------
     Rejected
-        If a file cannot be read, or its caption is not one text.
-    UserError
-        If they say different captions.
+        If a file cannot be read, its caption is not one text, or two files say different captions.
     """
     texts, about = [], {}
     for file, content in files.items():
@@ -62,11 +59,11 @@ def read_sidecars(files: dict[str, bytes], name: str) -> dict:
             texts.append(_text_of(content, file))
     said = [*texts, _caption_in(about, ("caption",))]
     if all(map(is_missing, said)):
-        said.append(_caption_in(about, ("text", "captions")))
+        said.append(_caption_in(about, OTHER_NAMES["caption"]))
     captions = list(dict.fromkeys(" ".join(c.split()) for c in said if c.strip()))
     captions = [c for c in captions if not is_missing(c)] or captions[:1]
     if len(captions) > 1:
-        raise UserError(f"{name} has two captions, one in its txt and another in its json; delete one of them.")
+        raise Rejected("it has two captions, one in its txt and another in its json: delete one of them")
     given = {k: about[k] for k in ("start", "end", "source", "split") if not is_missing(about.get(k))}
     if odd := [k for k, value in given.items() if not isinstance(value, (str, int, float))]:
         raise Rejected(f"its {odd[0]} is neither text nor a number")
@@ -212,7 +209,7 @@ def clips_of_folder(folder: Path) -> Iterator[GivenClip]:
     Raises
     ------
     UserError
-        If there are no videos, two would share a caption, or one has two captions.
+        If there are no videos, or two would share a caption.
     """
     files, faults, _ = walk_folder(folder)
     videos = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
@@ -258,7 +255,7 @@ def _told(faults, folder):
     "What gives no clip, each with the reason."
     for path, fault in faults:
         name = path_below(path, folder)
-        yield GivenClip(name, name, "", fault=fault)
+        yield GivenClip(name, name, str(path), fault=fault)
 
 # %% ../../nbs/data/own_folder.ipynb #116dde1e
 def _faults_of_others(files, beside, used):
@@ -278,7 +275,7 @@ def _clip_of(video, captions, folder):
     try:
         if not video.is_file():
             raise Rejected("it is a link that leads nowhere" if video.is_symlink() else "it is no plain file")
-        return replace(clip, **read_sidecars(_sidecars(video, captions, folder), name))
+        return replace(clip, **read_sidecars(_sidecars(video, captions, folder)))
     except Rejected as e:
         return replace(clip, fault=str(e))
 

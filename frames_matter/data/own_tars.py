@@ -28,7 +28,6 @@ from frames_matter.data.own_clip import (
     LARGEST_VIDEO,
     VIDEO_SUFFIXES,
     GivenClip,
-    printable,
     text_sha256,
 )
 from .own_folder import NO_CAPTIONS, NO_VIDEO, odd_ending, read_sidecars
@@ -98,7 +97,7 @@ def unpack_sample(opened: tarfile.TarFile, key: str, members: list, tar: Path, f
         if video.size > LARGEST_VIDEO:
             raise Rejected(f"larger than {LARGEST_VIDEO / 2**30:.0f} GiB")
         texts = {PurePosixPath(m.name).name: opened.extractfile(m).read() for m in beside}
-        about = read_sidecars(texts, f"{printable(key)} in {tar.name}")
+        about = read_sidecars(texts)
         target = folder / f"{text_sha256(f'{tar.name}/{key}')[:32]}.{kind}"
         with atomic_path(target) as tmp, opened.extractfile(video) as packed, open(tmp, "wb") as f:
             shutil.copyfileobj(packed, f, 2**20)
