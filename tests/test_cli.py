@@ -12,8 +12,9 @@ import torch
 import typer
 
 import frames_matter
-from frames_matter.base.profiles import OF_LESSONS, get_profile
+from frames_matter.base.profiles import OF_LESSONS, get_profile, register
 from frames_matter.cli import app, run_command
+from frames_matter.data.ledger import LedgerFile
 
 COMMAND = Path(sys.executable).with_name("frames-matter")
 COMMANDS = [
@@ -156,6 +157,28 @@ def test_unreadable_manifest(call, tmp_path, content):
 
 def test_absent_manifest(call):
     assert_one_line(call("dataset verify --profile smoke"), "clips.csv")
+
+
+@pytest.mark.parametrize("line", ["dataset verify -p {}", "dataset export --to out -p {}"])
+@pytest.mark.parametrize("name", ["mini", "internvid", "big"])
+@pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n"])
+def test_a_manifest_that_cannot_be_read_is_built_by_its_own_name(here, tmp_path, name, line, content):
+    "Also where the profile is one of one's own: a command without a name would build mini."
+    register("big", rows="my.csv", source="own")
+    if content is not None:
+        (tmp_path / "data_manifest" / name).mkdir(exist_ok=True)
+        (tmp_path / "data_manifest" / name / "clips.csv").write_text(content)
+    assert_one_line(here(line.format(name)), f"; build it with `frames-matter dataset build -p {name}`.\n")
+
+
+@pytest.mark.parametrize("name", ["mini", "big"])
+def test_a_manifest_that_is_being_built(here, tmp_path, name):
+    "Who is told to build it would be refused."
+    register("big", rows="my.csv", source="own")
+    with LedgerFile(tmp_path / "data" / name / "ledger.sqlite"):
+        done = here(f"dataset verify -p {name}")
+        assert_one_line(done, f"Process {os.getpid()} ", "has been building", "wait until it has finished")
+    assert_one_line(here(f"dataset verify -p {name}"), f"dataset build -p {name}`")
 
 
 @pytest.mark.parametrize(
