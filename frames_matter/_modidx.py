@@ -226,6 +226,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'frames_matter.cli._tell_of_lessons': ('cli.html#_tell_of_lessons', 'frames_matter/cli.py'),
                                    'frames_matter.cli._tell_rows': ('cli.html#_tell_rows', 'frames_matter/cli.py'),
                                    'frames_matter.cli._told_reasons': ('cli.html#_told_reasons', 'frames_matter/cli.py'),
+                                   'frames_matter.cli._told_usage': ('cli.html#_told_usage', 'frames_matter/cli.py'),
                                    'frames_matter.cli._version_of': ('cli.html#_version_of', 'frames_matter/cli.py'),
                                    'frames_matter.cli.bench': ('cli.html#bench', 'frames_matter/cli.py'),
                                    'frames_matter.cli.build': ('cli.html#build', 'frames_matter/cli.py'),

@@ -71,6 +71,8 @@ def test_help(call, command):
     assert done.returncode == 0 and "Usage: frames-matter" in done.stdout
     if command in COMMANDS:
         assert f"  frames-matter {command}" in done.stdout.split("Example")[1]
+    told = " ".join(done.stdout.split())
+    assert ("FIELD=VALUE" in told) == ("pydoc frames_matter.Profile` describes the fields" in told)
 
 
 def test_every_command_is_known_here():
