@@ -115,6 +115,18 @@ def test_bad_usage(call, line):
     assert_one_line(call(line))
 
 
+def test_a_usage_error_is_a_sentence(here):
+    "Ours where no number is given for one, whatever library found it out; with a full stop in any case."
+    for value in ("abc", "1e", "8,5", "100MB"):
+        done = here(f"dataset export --to out --shard-mb {value}")
+        assert_one_line(done, "frames-matter: --shard-mb must be a number, as in --shard-mb 100. See `frames-matter d")
+    for value in ("abc", "1.5", "1k", "--full"):
+        assert_one_line(here(f"dataset select --candidates {value}"), "--candidates must be a whole number, as in")
+    for line in ("dataset export --shard 3", "report --seed 1", "bild", "dataset export", "dataset export --to"):
+        assert_one_line(here(line))
+        assert re.search(r"[.?] See `frames-matter.* --help`\.\n$", here(line).stderr), line
+
+
 def options_with_values():
     "Every command and each of its options that takes a value."
     root = typer.main.get_command(app)
