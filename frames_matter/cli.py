@@ -683,7 +683,8 @@ def _find_folder() -> str:
     for place in (data_dir, manifest_dir, results_dir):
         if why := why_no_folder(place(get_profile()).parent):
             told = str(why).rstrip(".")
-            raise UserError(f"{home} cannot be written: {told} (FRAMES_MATTER_HOME says where the home is).")
+            whose = "" if "FRAMES_MATTER_HOME" in told else " (FRAMES_MATTER_HOME says where the home is)"
+            raise UserError(f"{home} cannot be written: {told}{whose}.")
     return str(home) if home.is_dir() else f"{home} will be made"
 
 

@@ -208,8 +208,9 @@ def _replace_folder(folder, fill):
     old = folder.with_name(f".{folder.name}.old.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
     try:
-        with os_errors_told(folder):
+        with os_errors_told(folder, making=True):
             partial.mkdir(parents=True)
+        with os_errors_told(folder):
             fill(partial)
             if folder.exists():
                 folder.rename(old)

@@ -163,7 +163,7 @@ class LedgerFile:
         self.round = 0  # number of the one under way, from 1 on
         self._lock = FileLock(self.path.with_name(".lock"))
         try:
-            with os_errors_told(self.path):
+            with os_errors_told(self.path, making=True):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=0)
         except Timeout as e:
