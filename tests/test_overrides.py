@@ -223,9 +223,18 @@ def test_a_device_that_is_not_there_is_told_at_once(tmp_path, monkeypatch, capsy
     assert fm.load_viclip(device="cpu").temp.device.type == "cpu"
 
 
-@pytest.mark.parametrize("line", ["-o weights=none.pt", "-o bpe=none.txt.gz", "-o weights=.", "-o weights=/dev/null"])
-def test_lessons_do_not_begin_without_weights(line, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        *(("-o weights=none.pt", "No file at none.pt"), ("-o bpe=none.txt.gz", "No file at none.txt.gz")),
+        *(
+            ("-o weights=.", ". is a folder and no file; give nano, a path"),
+            ("-o weights=/dev/null", "No file at /dev/"),
+        ),
+    ],
+)
+def test_lessons_do_not_begin_without_weights(line, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert run_command(["reproduce", "--profile", "smoke", *line.split()]) == 2
-    assert "No file at" in capsys.readouterr().err and not any(tmp_path.iterdir())
+    assert said in capsys.readouterr().err and not any(tmp_path.iterdir())

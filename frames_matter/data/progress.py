@@ -63,9 +63,22 @@ class Progress:
         return ", ".join(f"{why} {n}" for why, n in top + [("others", others)] * bool(others))
 
 
+_IN_WORDS = {  # kinds whose names say little by themselves
+    **{
+        "duration": "shorter than asked for",
+        "not_video": "no video",
+        "empty": "empty file",
+        "absent": "file not there",
+    },
+    **{"private": "private address", "sign_in": "sign-in wanted", "cookies": "cookies not valid"},
+    **{"truncated": "broken off", "no_js_runtime": "no JavaScript runtime", "other": "other failures"},
+}
+
+
 def rejection_label(kind: str | None, reason: str | None) -> str:
-    "What a rejection is counted as: a row's own fault by its words, other failures by their kind."
-    label = reason if kind == "row" else (kind or "other").replace("_", " ")
+    "What a rejection is counted as: a row's own fault by its words, other failures by their kind, in words."
+    kind = kind or "other"
+    label = reason if kind == "row" else _IN_WORDS.get(kind, kind.replace("_", " "))
     return (label or "")[:60]
 
 # %% ../../nbs/data/progress.ipynb #a357c9c2
