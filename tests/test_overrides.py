@@ -226,11 +226,10 @@ def test_a_device_that_is_not_there_is_told_at_once(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     "line, said",
     [
-        *(("-o weights=none.pt", "No file at none.pt"), ("-o bpe=none.txt.gz", "No file at none.txt.gz")),
-        *(
-            ("-o weights=.", ". is a folder and no file; give nano, a path"),
-            ("-o weights=/dev/null", "No file at /dev/"),
-        ),
+        ("-o weights=none.pt", "No file at none.pt; give a path"),
+        ("-o bpe=none.txt.gz", "No file at none.txt.gz; give a path"),
+        ("-o weights=.", ". is a folder and no file; give a path"),
+        ("-o weights=/dev/null", "No file at /dev/null; give a path"),
     ],
 )
 def test_lessons_do_not_begin_without_weights(line, said, tmp_path, monkeypatch, capsys):
