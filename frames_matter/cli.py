@@ -748,7 +748,7 @@ def doctor() -> None:
     if not all(well for _, well, _ in found):
         raise typer.Exit(1)
 
-# %% ../nbs/cli.ipynb #0f3d0b83
+# %% ../nbs/cli.ipynb #0f3d0b82
 # typer ships a click of its own, or uses click's, and has no name for what both call a usage error
 _USAGE_ERROR: type[Any] = typer.BadParameter.__base__ or typer.BadParameter
 
@@ -761,7 +761,7 @@ def _told_usage(error: Any) -> str:
     told = error.format_message()
     return told if told.endswith((".", "?")) else f"{told}."
 
-
+# %% ../nbs/cli.ipynb #0f3d0b83
 def _fail(text: object, code: int = 2) -> int:
     "Say one line on the standard error, and return the exit code."
     print(f"frames-matter: {shown(visible(' '.join(str(text).split())), 5000)}", file=sys.stderr)
