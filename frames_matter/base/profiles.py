@@ -210,9 +210,9 @@ class Profile(MachineFields, TrainingFields, ClipFields):  # a dataclass takes t
     """
 
 
-if Profile.__doc__:  # which python -OO leaves out
-    _TOLD = (inspect.cleandoc(c.__doc__).partition("----------\n")[2] for c in reversed(Profile.__bases__))
-    Profile.__doc__ = "\n".join((inspect.cleandoc(Profile.__doc__), "\nAttributes\n----------", *_TOLD))
+_DOCS = [inspect.cleandoc(c.__doc__ or "") for c in (Profile, ClipFields, TrainingFields, MachineFields)]
+_ATTRIBUTES = "\n".join(doc.partition("----------\n")[2] for doc in _DOCS[1:])
+Profile.__doc__ = f"{_DOCS[0]}\n\nAttributes\n----------\n{_ATTRIBUTES}"  # so that help tells all fields at once
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Profile) if f.name != "name")  # that can be replaced
 DESCRIBED = "`python -m pydoc frames_matter.Profile` describes those there are"
