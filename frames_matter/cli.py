@@ -12,6 +12,7 @@ __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Fu
 # %% ../nbs/cli.ipynb #56a2e55e
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from .base.ffmpeg import find_ffmpeg
 from .base.files import os_error, project_root, why_no_folder
 from .base.json_input import parse_json
 from frames_matter.base.profiles import (
+    DESCRIBED,
     FIELDS,
     OF_LESSONS,
     Profile,
@@ -114,7 +116,8 @@ Overrides = Annotated[
         "--override",
         "-o",
         metavar="FIELD=VALUE",
-        help="Replace a field of the profile; may be repeated. VALUE is JSON, or else text.",
+        help="Replace a field of the profile; may be repeated. VALUE is JSON, or else text. "
+        "`python -m pydoc frames_matter.Profile` describes the fields.",
     ),
 ]
 
@@ -145,7 +148,7 @@ def parse_overrides(pairs: Iterable[str] | None, **named: Any) -> dict[str, Any]
         name = name.strip()
         if not name or not equals:
             raise UserError(f"Override {quoted(pair)} is not of the form FIELD=VALUE, as in -o n_clips=20.")
-        choose(name, FIELDS, "profile field")
+        choose(name, FIELDS, "profile field", DESCRIBED)
         if name in found:
             raise UserError(f"Override {name} is given twice; give it once.")
         try:
@@ -686,7 +689,8 @@ def _find_folder() -> str:
     for place in (data_dir, manifest_dir, results_dir):
         if why := why_no_folder(place(get_profile()).parent):
             told = str(why).rstrip(".")
-            raise UserError(f"{home} cannot be written: {told} (FRAMES_MATTER_HOME says where the home is).")
+            whose = "" if "FRAMES_MATTER_HOME" in told else " (FRAMES_MATTER_HOME says where the home is)"
+            raise UserError(f"{home} cannot be written: {told}{whose}.")
     return str(home) if home.is_dir() else f"{home} will be made"
 
 
@@ -750,11 +754,20 @@ def doctor() -> None:
     if not all(well for _, well, _ in found):
         raise typer.Exit(1)
 
-# %% ../nbs/cli.ipynb #0f3d0b83
+# %% ../nbs/cli.ipynb #0f3d0b82
 # typer ships a click of its own, or uses click's, and has no name for what both call a usage error
 _USAGE_ERROR: type[Any] = typer.BadParameter.__base__ or typer.BadParameter
 
 
+def _told_usage(error: Any) -> str:
+    "A usage error as a sentence; what is no number is told by pydantic or by click, each in words of its own."
+    if type(error) is typer.BadParameter and error.param and (kind := re.search("integer|number|float", error.message)):
+        number = "a whole number" if kind[0] == "integer" else "a number"
+        return f"{error.param.opts[0]} must be {number}, as in {error.param.opts[0]} 100."
+    told = error.format_message()
+    return told if told.endswith((".", "?")) else f"{told}."
+
+# %% ../nbs/cli.ipynb #0f3d0b83
 def _fail(text: object, code: int = 2) -> int:
     "Say one line on the standard error, and return the exit code."
     print(f"frames-matter: {shown(visible(' '.join(str(text).split())), 5000)}", file=sys.stderr)
@@ -792,7 +805,7 @@ def run_command(argv: list[str] | None = None) -> int:
         return code
     except _USAGE_ERROR as e:
         command_path = e.ctx.command_path if e.ctx else "frames-matter"
-        return _fail(f"{e.format_message()} See `{command_path} --help`.")
+        return _fail(f"{_told_usage(e)} See `{command_path} --help`.")
     except UserError as e:
         return _fail(e)
     except typer.Exit as e:

@@ -12,8 +12,9 @@ import torch
 import typer
 
 import frames_matter
-from frames_matter.base.profiles import OF_LESSONS, get_profile
+from frames_matter.base.profiles import OF_LESSONS, get_profile, register
 from frames_matter.cli import app, run_command
+from frames_matter.data.ledger import LedgerFile
 
 COMMAND = Path(sys.executable).with_name("frames-matter")
 COMMANDS = [
@@ -70,6 +71,8 @@ def test_help(call, command):
     assert done.returncode == 0 and "Usage: frames-matter" in done.stdout
     if command in COMMANDS:
         assert f"  frames-matter {command}" in done.stdout.split("Example")[1]
+    told = " ".join(done.stdout.split())
+    assert ("FIELD=VALUE" in told) == ("pydoc frames_matter.Profile` describes the fields" in told)
 
 
 def test_every_command_is_known_here():
@@ -110,6 +113,18 @@ def test_bad_override(call, command, override, said):
 @pytest.mark.parametrize("line", ["bild", "dataset bild", "report --seed 1", "bench speed", "report extra"])
 def test_bad_usage(call, line):
     assert_one_line(call(line))
+
+
+def test_a_usage_error_is_a_sentence(here):
+    "Ours where no number is given for one, whatever library found it out; with a full stop in any case."
+    for value in ("abc", "1e", "8,5", "100MB"):
+        done = here(f"dataset export --to out --shard-mb {value}")
+        assert_one_line(done, "frames-matter: --shard-mb must be a number, as in --shard-mb 100. See `frames-matter d")
+    for value in ("abc", "1.5", "1k", "--full"):
+        assert_one_line(here(f"dataset select --candidates {value}"), "--candidates must be a whole number, as in")
+    for line in ("dataset export --shard 3", "report --seed 1", "bild", "dataset export", "dataset export --to"):
+        assert_one_line(here(line))
+        assert re.search(r"[.?] See `frames-matter.* --help`\.\n$", here(line).stderr), line
 
 
 def options_with_values():
@@ -156,6 +171,28 @@ def test_unreadable_manifest(call, tmp_path, content):
 
 def test_absent_manifest(call):
     assert_one_line(call("dataset verify --profile smoke"), "clips.csv")
+
+
+@pytest.mark.parametrize("line", ["dataset verify -p {}", "dataset export --to out -p {}"])
+@pytest.mark.parametrize("name", ["mini", "internvid", "big"])
+@pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n"])
+def test_a_manifest_that_cannot_be_read_is_built_by_its_own_name(here, tmp_path, name, line, content):
+    "Also where the profile is one of one's own: a command without a name would build mini."
+    register("big", rows="my.csv", source="own")
+    if content is not None:
+        (tmp_path / "data_manifest" / name).mkdir(exist_ok=True)
+        (tmp_path / "data_manifest" / name / "clips.csv").write_text(content)
+    assert_one_line(here(line.format(name)), f"; build it with `frames-matter dataset build -p {name}`.\n")
+
+
+@pytest.mark.parametrize("name", ["mini", "big"])
+def test_a_manifest_that_is_being_built(here, tmp_path, name):
+    "Who is told to build it would be refused."
+    register("big", rows="my.csv", source="own")
+    with LedgerFile(tmp_path / "data" / name / "ledger.sqlite"):
+        done = here(f"dataset verify -p {name}")
+        assert_one_line(done, f"Process {os.getpid()} ", "has been building", "wait until it has finished")
+    assert_one_line(here(f"dataset verify -p {name}"), f"dataset build -p {name}`")
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,20 @@ import pytest
 
 from frames_matter.base import files
 from frames_matter.base.errors import UserError
-from frames_matter.base.files import atomic_path, atomic_write, disk_error, link_folder, os_error, put_folder_back
+from frames_matter.base.files import (
+    atomic_path,
+    atomic_write,
+    disk_error,
+    link_folder,
+    os_error,
+    project_root,
+    put_folder_back,
+)
 from frames_matter.base.hub import hub_file, parse_hub
 from frames_matter.base.profiles import register
 from frames_matter.cli import CHECKS, run_command
 from frames_matter.data.cut import why_not_cut
+from frames_matter.data.export import _replace_folder
 from frames_matter.data.ledger import Ledger
 
 ADVICE = {
@@ -178,6 +187,30 @@ def test_a_vanished_folder(tmp_path):
         partial.parent.rename(tmp_path / "elsewhere")
         partial.write_text("text")
     assert_sentence(str(e.value), "gone", "look whether its disk is still there")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a system without /proc, where nothing can be made")
+def test_a_folder_that_cannot_be_made(home, monkeypatch):
+    "Is not looked for on a disk that is gone; a home that is to blame is named by what says so."
+    for place in ("/proc/new", "/proc/new/deep", "/proc/self/new/deep"):
+        for make in (lambda p: atomic_write(p / "a.txt", "text"), Ledger, lambda p: _replace_folder(p, print)):
+            with pytest.raises(UserError) as e:
+                make(Path(place) / "ledger.sqlite")
+            assert_sentence(str(e.value), "cannot be made", "takes no new folders", "give another place")
+            assert "HOME" not in str(e.value) and ".partial" not in str(e.value)
+        with monkeypatch.context() as patch, pytest.raises(UserError) as e:
+            patch.setenv("FRAMES_MATTER_HOME", place)
+            atomic_write(project_root() / "data" / "a.txt", "text")
+        assert_sentence(str(e.value), "cannot be made", f"(FRAMES_MATTER_HOME is {place}).")
+
+
+@pytest.mark.parametrize("deep", ["mine", "mine/deep"])
+def test_a_home_that_is_a_file_is_named(deep, home, monkeypatch, capsys):
+    (home / "mine").write_text("mine")
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(home / deep))
+    for command in ("dataset build -p smoke", "dataset select -p smoke", "reproduce -p smoke"):
+        assert run_command(command.split()) == 2
+        assert_sentence(capsys.readouterr().err.strip(), "as if it were a folder", f"HOME is {home / deep}).")
 
 
 SQLITE = {

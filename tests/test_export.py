@@ -214,7 +214,9 @@ def test_a_spoilt_clip_stops_it(built, tmp_path, format):
     with pytest.raises(UserError, match="not the clip of the manifest"):
         export_dataset(P, tmp_path / "out", format, progress=False)
     clip.unlink()
-    with pytest.raises(UserError, match="not there"):
+    with pytest.raises(
+        UserError, match="not there; make it again with `frames-matter dataset build -p smoke` and then"
+    ):
         export_dataset(P, tmp_path / "out", format, progress=False)
     assert content(tmp_path / "out") == first
 

@@ -269,6 +269,31 @@ def test_a_film_that_breaks_off_gives_its_own_frames_or_a_sentence(name, part, a
     assert got == sorted(got) and set(got) <= set(whole) and got[:-3] == whole[: max(0, len(got) - 3)]
 
 
+def test_damage_behind_the_last_frame_taken_is_not_looked_for(tmp_path):
+    "As the help says: a transport stream that breaks off can be read to there, and is no whole film."
+    whole, broken = tmp_path / "whole.ts", tmp_path / "broken.ts"
+    film = ffmpeg.input("testsrc2=s=160x64:r=25:d=5", f="lavfi").output(str(whole), vcodec="libx264", pix_fmt="yuv420p")
+    film.global_args("-v", "error").run(cmd=find_ffmpeg())
+    broken.write_bytes(whole.read_bytes()[: int(0.63 * whole.stat().st_size)])
+    step = clip_facts(broken)["frames"] // 8
+    expected = read_frames(whole, [step * i for i in range(8)], size=64)
+    assert (read_clip(broken, "uniform", size=64) == expected).all()
+    for read in (check_decodes, lambda path: read_frames(path, [-1])):
+        with pytest.raises(UserError, match="cannot be decoded to its end"):
+            read(broken)
+
+
+def test_a_folder_is_no_video(tmp_path):
+    (tmp_path / "films.mp4").mkdir()
+    for read in (read_clip, read_frames, clip_facts, check_decodes):
+        for folder in (tmp_path, tmp_path / "films.mp4", "/"):
+            with pytest.raises(UserError) as e:
+                read(folder)
+            assert str(e.value) == f"{folder} is a folder and no video; give the path of one file."
+        with pytest.raises(UserError, match="No video at .*none.mp4; look how it is spelt"):
+            read(tmp_path / "none.mp4")
+
+
 @pytest.mark.parametrize("part", [0.5, 0.6, 0.999])
 def test_an_mp4_that_breaks_off_is_told_wherever_its_index_stands(part, tmp_path):
     "With the index in front it can be opened, and would pass for a shorter film."

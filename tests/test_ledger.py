@@ -14,8 +14,9 @@ import pytest
 from frames_matter.base.bars import progress_bar
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import file_sha256
+from frames_matter.data.failures import FAILURE_KINDS
 from frames_matter.data.ledger import STATES, Ledger, read_facts, read_states
-from frames_matter.data.progress import Progress, progress_line
+from frames_matter.data.progress import Progress, progress_line, rejection_label
 
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="kills by signal")
 
@@ -204,6 +205,15 @@ def test_a_ledger_of_another_form(path):
     assert read_facts(path) == {}
     with pytest.raises(UserError, match="of form 99"):
         Ledger(path)
+
+
+def test_progress_names_each_kind_in_words():
+    for kind in (*FAILURE_KINDS, "duration"):
+        progress = Progress(9)
+        progress.count("rejected", kind, "not fetched: x")
+        (label,) = re.findall(r"0 of 9 clips, 1 rejected \((.*) 1\)", progress.line(0))
+        assert "_" not in label and label not in ("duration", "other", "absent"), label
+    assert rejection_label("duration", "not cut: the video ends too early") == "shorter than asked for"
 
 
 def test_progress_without_a_terminal(capfd):

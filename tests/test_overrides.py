@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import re
+import subprocess
+import sys
 import time
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -12,7 +14,7 @@ import torch
 
 import frames_matter as fm
 from frames_matter.base.errors import UserError
-from frames_matter.base.profiles import PROFILES, Profile, draft, get_profile, register
+from frames_matter.base.profiles import DESCRIBED, PROFILES, Profile, draft, get_profile, register
 from frames_matter.cli import parse_overrides, run_command
 from frames_matter.study.runner import load_head
 
@@ -140,12 +142,18 @@ def test_an_error_helps():
         with pytest.raises(UserError, match=said):
             parse_overrides([pair])
     said = {
-        "n_clip=3": r"Unknown profile field 'n_clip' \(did you mean n_clips\?\); valid: source, ",
+        "n_clip=3": r"Unknown profile field 'n_clip' \(did you mean n_clips\?\); `python -m pydoc ",
+        "epoch=3": r"'epoch' \(did you mean epochs_first or epochs_second\?\); `python",
+        "lr=1": r"\(did you mean learning_rate\?\)",
+        "losses=1": r"Unknown profile field 'losses'; `python",
         "=5": "Override '=5' is not of the form FIELD=VALUE",
         "k=x": "must be a whole number from 1 to 1024, not 'x'",
         "protocols=banana": r'a list of 1 .* not .banana.; write it as in -o .protocols=\["published","sound"\].',
         "source=Hub": r"\(did you mean hub\?\)",
         "device=mps": "Unknown device 'mps'; valid: cpu, cuda",
+        "device=gpu": r"\(did you mean cuda\?\); valid: cpu, cuda",
+        "precision=float32": r"\(did you mean fp32\?\)",
+        "precision=bfloat16": r"\(did you mean bf16\?\)",
         "address=auto": "add --engine ray",
     }
     for pair, words in said.items():
@@ -155,6 +163,14 @@ def test_an_error_helps():
         get_profile("smok")
     with pytest.raises(UserError, match="given twice"):
         parse_overrides(["k=4", "k=5"])
+
+
+def test_fields_are_described_where_errors_and_help_say():
+    "The command is run, and every field has its entry there."
+    command = re.search("`python (.*?)`", DESCRIBED)[1]
+    told = subprocess.run([sys.executable, *command.split()], capture_output=True, text=True, check=True).stdout
+    entries = re.findall(r"^ \|  (\w+(?:, \w+)*)$(?=\n \|      \S)", told, re.MULTILINE)
+    assert {name for entry in entries for name in entry.split(", ")} >= set(FIELDS)
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".", "..", "a\n", "x" * 41, "a b", "\x1b[31m", "/tmp/x", "é"])
@@ -207,9 +223,17 @@ def test_a_device_that_is_not_there_is_told_at_once(tmp_path, monkeypatch, capsy
     assert fm.load_viclip(device="cpu").temp.device.type == "cpu"
 
 
-@pytest.mark.parametrize("line", ["-o weights=none.pt", "-o bpe=none.txt.gz", "-o weights=.", "-o weights=/dev/null"])
-def test_lessons_do_not_begin_without_weights(line, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("-o weights=none.pt", "No file at none.pt; give a path"),
+        ("-o bpe=none.txt.gz", "No file at none.txt.gz; give a path"),
+        ("-o weights=.", ". is a folder and no file; give a path"),
+        ("-o weights=/dev/null", "No file at /dev/null; give a path"),
+    ],
+)
+def test_lessons_do_not_begin_without_weights(line, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert run_command(["reproduce", "--profile", "smoke", *line.split()]) == 2
-    assert "No file at" in capsys.readouterr().err and not any(tmp_path.iterdir())
+    assert said in capsys.readouterr().err and not any(tmp_path.iterdir())

@@ -67,6 +67,7 @@ _WHAT_TO_DO = {
     errno.EINVAL: "{path} cannot be the name of a file on this disk; give another.",
     errno.EILSEQ: "{path} cannot be the name of a file on this disk; give another.",
 }
+_NO_FOLDER = "{path} cannot be made, for what holds it takes no new folders; give another place."  # ENOENT of mkdir
 
 # %% ../../nbs/base/files.ipynb #a1b20003
 def disk_full(folder: str | Path) -> UserError:
@@ -74,7 +75,7 @@ def disk_full(folder: str | Path) -> UserError:
     return UserError(_WHAT_TO_DO[errno.ENOSPC].format(path=folder))
 
 
-def os_error(error: OSError, path: str | Path = "") -> UserError | None:
+def os_error(error: OSError, path: str | Path = "", making: bool = False) -> UserError | None:
     """The sentence for what the system refused.
 
     Parameters
@@ -83,6 +84,8 @@ def os_error(error: OSError, path: str | Path = "") -> UserError | None:
         As it was raised.
     path : str or Path
         What was worked on, where the error does not name it.
+    making : bool
+        Whether folders were being made, which need not be there.
 
     Returns
     -------
@@ -90,10 +93,16 @@ def os_error(error: OSError, path: str | Path = "") -> UserError | None:
         None where the error is none of a disk's or a path's.
     """
     said = (number for number in _WHAT_TO_DO if os.strerror(number) in str(error))  # by a library that gives no number
-    sentence = _WHAT_TO_DO.get(error.errno or next(said, 0))
+    number = error.errno or next(said, 0)
+    sentence = _NO_FOLDER if making and number == errno.ENOENT else _WHAT_TO_DO.get(number)
     named = error.filename if isinstance(error.filename, str) else ""
     place = path if ".partial" in named and path else named or path  # what is half written has no name of its own
-    return UserError(sentence.format(path=shown(place or "a file"))) if sentence else None
+    if not sentence:
+        return None
+    home, root = os.environ.get("FRAMES_MATTER_HOME"), project_root()
+    is_to_blame = home and not root.is_dir() and (Path(place).is_relative_to(root) or root.is_relative_to(place))
+    told = sentence.format(path=shown(place or "a file"))
+    return UserError(f"{told[:-1]} (FRAMES_MATTER_HOME is {shown(home)})." if is_to_blame else told)
 
 # %% ../../nbs/base/files.ipynb #8a242379
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE)  # and of nothing else
@@ -135,12 +144,12 @@ def _why_not_writable(folder):
 
 
 @contextlib.contextmanager
-def os_errors_told(path: str | Path) -> Iterator[None]:
-    "What a disk refuses while the block runs, as a `UserError`; `path` is what is worked on."
+def os_errors_told(path: str | Path, making: bool = False) -> Iterator[None]:
+    "What a disk refuses while the block runs, as a `UserError`; `path` and `making` as in `os_error`."
     try:
         yield
     except OSError as e:
-        if told := os_error(e, path):
+        if told := os_error(e, path, making):
             raise told from e
         raise
 
@@ -186,7 +195,7 @@ def why_no_folder(folder: str | Path) -> UserError | None:
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     try:
-        with os_errors_told(folder):
+        with os_errors_told(folder, making=True):
             folder.mkdir(parents=True, exist_ok=True)
         return _why_not_writable(folder)
     except UserError as e:
@@ -217,8 +226,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         If the disk is full, gone or closed to writing, or the path cannot be one.
     """
     path = Path(path)
-    with os_errors_told(path):
+    with os_errors_told(path, making=True):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with os_errors_told(path):
         partial = _beside(path)
         try:
             yield partial

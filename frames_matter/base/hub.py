@@ -232,9 +232,8 @@ def resolve_file(source: str | Path, shipped: Mapping[str, Path] | None = None) 
     path = Path(source).expanduser()
     if not path.is_file():
         others = "".join(f"{name}, " for name in shipped)
-        raise UserError(
-            f"No file at {path}{meant(source, shipped)}; give {others}a path, or hub:owner/repository/file."
-        )
+        missing = f"{path} is a folder and no file" if path.is_dir() else f"No file at {path}{meant(source, shipped)}"
+        raise UserError(f"{missing}; give {others}a path, or hub:owner/repository/file.")
     return path
 
 # %% ../../nbs/base/hub.ipynb #c57317c6

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['TEMPERATURE', 'HARD_NEGATIVE_WEIGHT', 'MAX_BYTES', 'NAME', 'RESULTS', 'REVISION', 'LINE', 'Line', 'Seed', 'Seconds',
-           'Epochs', 'FIELDS', 'OF_LESSONS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile',
-           'registered', 'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir',
+           'Epochs', 'FIELDS', 'DESCRIBED', 'OF_LESSONS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields',
+           'Profile', 'registered', 'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir',
            'assert_own_results', 'draft', 'register', 'registered_unless_refused']
 
 # %% ../../nbs/base/profiles.ipynb #6553260c
 import contextlib
 import dataclasses
 import functools
+import inspect
 import json
 import math
 import re
@@ -209,7 +210,12 @@ class Profile(MachineFields, TrainingFields, ClipFields):  # a dataclass takes t
     """
 
 
+_DOCS = [inspect.cleandoc(c.__doc__ or "") for c in (Profile, ClipFields, TrainingFields, MachineFields)]
+_ATTRIBUTES = "\n".join(doc.partition("----------\n")[2] for doc in _DOCS[1:])
+Profile.__doc__ = f"{_DOCS[0]}\n\nAttributes\n----------\n{_ATTRIBUTES}"  # so that help tells all fields at once
+
 FIELDS = tuple(f.name for f in dataclasses.fields(Profile) if f.name != "name")  # that can be replaced
+DESCRIBED = "`python -m pydoc frames_matter.Profile` describes those there are"
 # Those that the lessons alone go by: making clips is the same whatever they say.
 _OF_CAPTIONS = ("weights", "revision", "bpe")  # by which a build tells whether captions are cut
 OF_LESSONS = (
@@ -352,7 +358,7 @@ def _replaced(profile: Profile, overrides: dict[str, Any]) -> Profile:
     "The profile with fields replaced, checked."
     changed = {}
     for field, value in overrides.items():
-        choose(field, FIELDS, "profile field")
+        choose(field, FIELDS, "profile field", DESCRIBED)
         changed[field] = _checked(field, value, getattr(profile, field))
     return _consistent(dataclasses.replace(profile, **changed))
 

@@ -62,7 +62,8 @@ def _clip_bytes(row):
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != row["sha256"]:
         what = "not the clip of the manifest" if content else "not there"
-        raise UserError(f"{path} is {what}; make it again with `frames-matter dataset build` and then export.")
+        command = f"`frames-matter dataset build -p {row['profile']}`"
+        raise UserError(f"{path} is {what}; make it again with {command} and then export.")
     return content
 
 # %% ../../nbs/data/export.ipynb #69142a90
@@ -179,7 +180,7 @@ def export_dataset(profile: Profile, to: str | Path, format: str, shard_mb: floa
     if not shard_mb > 0:
         raise UserError(f"A tar of {shard_mb:g} MB holds nothing; give --shard-mb a number above 0.")
     rows = exported_rows(profile)
-    rows["key"] = keys_of(rows.clip_id)
+    rows["key"], rows["profile"] = keys_of(rows.clip_id), profile.name
     about = dict(profile=profile.name, format=format, clips=len(rows), splits=dict(Counter(rows.place)))
     _assert_replaceable(folder)
 
@@ -207,8 +208,9 @@ def _replace_folder(folder, fill):
     old = folder.with_name(f".{folder.name}.old.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
     try:
-        with os_errors_told(folder):
+        with os_errors_told(folder, making=True):
             partial.mkdir(parents=True)
+        with os_errors_told(folder):
             fill(partial)
             if folder.exists():
                 folder.rename(old)

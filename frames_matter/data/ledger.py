@@ -5,8 +5,8 @@ spoil; rows lie there and not in memory, however many they are."""
 
 # %% auto #0
 __all__ = ['STATES', 'END_STATES', 'CLIP_FIELDS', 'EVENT_FIELDS', 'ROW_FIELDS', 'read_facts', 'read_states', 'LedgerFile',
-           'is_whole', 'source_name', 'told_reason', 'LedgerBefore', 'LedgerStart', 'LedgerRows', 'LedgerSources',
-           'LedgerRounds', 'LedgerEvents', 'LedgerOutcome', 'LedgerPages', 'Ledger']
+           'assert_not_held', 'is_whole', 'source_name', 'told_reason', 'LedgerBefore', 'LedgerStart', 'LedgerRows',
+           'LedgerSources', 'LedgerRounds', 'LedgerEvents', 'LedgerOutcome', 'LedgerPages', 'Ledger']
 
 # %% ../../nbs/data/ledger.ipynb #4be11899
 import contextlib
@@ -163,7 +163,7 @@ class LedgerFile:
         self.round = 0  # number of the one under way, from 1 on
         self._lock = FileLock(self.path.with_name(".lock"))
         try:
-            with os_errors_told(self.path):
+            with os_errors_told(self.path, making=True):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=0)
         except Timeout as e:
@@ -246,6 +246,26 @@ def _held_by_another(path):
     else:
         who = f"Another process is building in {path.parent}"
     return UserError(f"{who}; wait until it has finished, or stop it, and run the command again.")
+
+
+def assert_not_held(path: str | Path) -> None:
+    """Stop where a ledger's build is under way.
+
+    Raises
+    ------
+    UserError
+        If a process holds the ledger; it says which, and since when.
+    """
+    lock = FileLock(Path(path).with_name(".lock"))
+    if not Path(lock.lock_file).is_file():
+        return
+    try:
+        lock.acquire(timeout=0)
+        lock.release()
+    except Timeout as e:
+        raise _held_by_another(Path(path)) from e
+    except OSError:  # who may not write here cannot tell
+        pass
 
 # %% ../../nbs/data/ledger.ipynb #6009afc4
 def is_whole(path: str | Path, size: int, sha256: str) -> bool:

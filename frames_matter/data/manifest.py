@@ -7,6 +7,7 @@ __all__ = ['NEEDED', 'COUNTS', 'FOUND', 'SPLITS', 'UNITS', 'load_manifest', 'kep
            'portable_address', 'verify', 'manifest_differences']
 
 # %% ../../nbs/data/manifest.ipynb #becb8f8b
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +15,9 @@ import pandas as pd
 from ..base.addresses import without_secrets
 from ..base.errors import UserError
 from ..base.files import file_sha256, project_root, spec_hash
-from ..base.profiles import PROFILES, Profile, as_profile, data_dir, manifest_dir
+from ..base.profiles import PROFILES, Profile, as_profile, data_dir, manifest_dir, registered
 from ..base.text import is_clip_id, is_split_name, visible
-from .ledger import read_states
+from .ledger import assert_not_held, read_states
 
 # %% ../../nbs/data/manifest.ipynb #40355175
 NEEDED = ("clip_id", "youtube_id", "caption", "split", "status")  # columns without which a table is no manifest
@@ -71,32 +72,47 @@ def read_manifest(table: Path, check_names: bool = True) -> pd.DataFrame:
     Raises
     ------
     UserError
-        If there is no such file, or it cannot be read as a manifest.
+        If there is no such file, or it is being built, or it cannot be read as a manifest.
     """
-    name = table.absolute().parent.name
-    command = f"`frames-matter dataset build{f' -p {name}' if name in PROFILES else ''}`"
-    again = f"build it again with {command}"
+    folder = _folder_of(table)
+    data = folder.parent.parent / "data" / folder.name
     if not table.is_file():
-        raise UserError(f"No manifest at {table}; build it with {command}.")
+        assert_not_held(data / "ledger.sqlite")
+        raise UserError(f"No manifest at {table}; {_how_to_have(table)}.")
     texts = dict.fromkeys((*NEEDED, "reason", "sha256", "address"), str)
     try:
         manifest = pd.read_csv(table, dtype=texts, keep_default_na=False, na_values=[""])
     except (ValueError, UnicodeDecodeError) as e:
-        raise UserError(f"{table} cannot be read as a manifest ({str(e).splitlines()[0]}); {again}.") from e
+        raise UserError(
+            f"{table} cannot be read as a manifest ({str(e).splitlines()[0]}); {_how_to_have(table)}."
+        ) from e
     if missing := [c for c in NEEDED if c not in manifest]:
-        raise UserError(f"{table} has no column {', '.join(missing)}; {again}.")
+        raise UserError(f"{table} has no column {', '.join(missing)}; {_how_to_have(table)}.")
     kept = manifest.status == "kept"
     for name in (*FOUND, *(("start", "end", "aesthetic_score") if check_names else ())):
         if name in manifest:
             manifest[name] = _as_numbers(manifest[name], kept, table)
     if check_names:
         _assert_names(manifest[kept], table)
-    folder = table.resolve().parent
-    clips = folder.parent.parent / "data" / folder.name / "clips"
     states = zip(manifest.clip_id, manifest.status, strict=True)
-    return manifest.assign(path=[str(clips / f"{i}.mp4") if status == "kept" else None for i, status in states])
+    return manifest.assign(
+        path=[str(data / "clips" / f"{i}.mp4") if status == "kept" else None for i, status in states]
+    )
 
 # %% ../../nbs/data/manifest.ipynb #f0220011
+def _folder_of(table):
+    "The folder in which a table lies when links are followed; it has the profile's name."
+    return Path(os.path.realpath(table)).parent
+
+
+def _how_to_have(table):
+    "How a manifest that is not there, or damaged, is had: a profile's is built."
+    folder, manifests = _folder_of(table), Path(os.path.realpath(project_root() / "data_manifest"))
+    if folder.parent == manifests and folder.name in (*PROFILES, *registered()):
+        return f"build it with `frames-matter dataset build -p {folder.name}`"
+    return "give the path of a clips.csv that a build has written"
+
+
 def _as_numbers(column, kept, table):
     "A column as numbers; a `UserError` if that of a kept clip is none, or no whole one where things were counted."
     numbers = pd.to_numeric(column, errors="coerce").astype(float)
@@ -106,7 +122,7 @@ def _as_numbers(column, kept, table):
     if len(odd := column[kept & ~is_good & column.notna()]):
         raise UserError(
             f"{table} has a kept clip whose {column.name} {visible(str(odd.iloc[0]))[:40]!r} is no number that a build "
-            "writes; take the row out, or build the clips again."
+            f"writes; take the row out, or {_how_to_have(table)}."
         )
     return numbers.where(is_good)
 

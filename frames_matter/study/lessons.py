@@ -122,7 +122,7 @@ def run_lesson(
     notebook, folder = Path(notebook), Path(folder)
     check_parameters(notebook, parameters)
     target, failed, partial = (folder / f"{notebook.stem}{s}.ipynb" for s in ("", ".failed", ".partial"))
-    with os_errors_told(folder):
+    with os_errors_told(folder, making=True):
         folder.mkdir(parents=True, exist_ok=True)
         for old in (target, failed):
             old.unlink(missing_ok=True)

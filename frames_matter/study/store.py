@@ -121,7 +121,7 @@ def store_lock(profile: Profile, name: str) -> FileLock:
         "runs" for the file itself, or a run's hash while the run is done.
     """
     folder = project_root() / "data" / results_dir(profile).name / "locks"
-    with os_errors_told(folder):
+    with os_errors_told(folder, making=True):
         folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock")
 

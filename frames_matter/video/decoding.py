@@ -44,6 +44,8 @@ def open_video(path: str | Path) -> "Iterator[tuple[av.container.InputContainer,
 
     if not isinstance(path, (str, os.PathLike)):
         raise UserError(f"A video is named by its path, not by {type(path).__name__}.")
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder and no video; give the path of one file.")
     if not os.path.isfile(path):
         raise UserError(f"No video at {path}; look how it is spelt and from which folder on.")
     with os_errors_told(path), open(path, "rb"):  # what the system refuses is no fault of the video's

@@ -229,6 +229,11 @@ def read_clip(
 
     Strategies count frames, not seconds: of a film whose frames come at a varying rate, "uniform" takes more where
     there are more. `frames_matter.video.decoding.timeline_of` has the times, for `read_frames` by a rule of your own.
+    "uniform" is the study's own rule and leaves out the end of a clip, as `sample_indices` tells; "middle" covers it.
+
+    A file is decoded as far as the last frame taken, and damage behind that is not looked for: a film that breaks off
+    may be read here though a build, or `dataset verify`, rejects it. Those decode to the end, as
+    `frames_matter.video.frames.check_decodes` does.
 
     Parameters
     ----------
@@ -256,7 +261,8 @@ def read_clip(
     Raises
     ------
     UserError
-        If the strategy is unknown, the file is missing, not a video or damaged, or k, size, mode or reader is none.
+        If the strategy is unknown, the file is missing, not a video or damaged up to the last frame taken, or k, size,
+        mode or reader is none.
     """
     strategy = as_strategy(strategy)
     choose(mode, ("bilinear", "bicubic"), "way of resizing")

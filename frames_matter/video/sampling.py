@@ -200,6 +200,8 @@ def sample_indices(strategy: str | Strategy, n_frames: int, k: int = 8, seed: in
     """The frames that a strategy takes of a clip of this length, in the order of time.
 
     Frames are counted, not seconds: evenly spaced numbers are evenly spaced in time only where the rate is constant.
+    "uniform" is the study's own rule: every (n_frames // k)-th frame from the first on, so that of 125 frames the last
+    19 are never seen, of 15 the last 7. "middle", the middle of k equal segments, covers the whole clip.
 
     Parameters
     ----------
