@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEMPERATURE', 'HARD_NEGATIVE_WEIGHT', 'MAX_BYTES', 'NAME', 'RESULTS', 'REVISION', 'LINE', 'Line', 'Seed', 'Seconds',
-           'Epochs', 'FIELDS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile', 'registered',
-           'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir', 'assert_own_results',
-           'draft', 'register', 'registered_unless_refused']
+           'Epochs', 'Strength', 'FIELDS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile',
+           'registered', 'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir',
+           'assert_own_results', 'draft', 'register', 'registered_unless_refused']
 
 # %% ../../nbs/base/profiles.ipynb #6553260c
 import contextlib
@@ -45,6 +45,7 @@ Line = Annotated[str, Meta(pattern=LINE)]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # what numpy takes
 Seconds = Annotated[float, Meta(ge=0, le=1_000_000)]
 Epochs = Annotated[int, Meta(ge=0, le=100_000)]
+Strength = Literal["none", "mild", "strong"]  # of a shift of the world
 
 # %% ../../nbs/base/profiles.ipynb #ed31e5c2
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class ClipFields:
         videos.
     n_pool
         Further clips, from other source videos, that only the sound protocol is tested on.
+    light, noise, wording, novelty
+        Of the world: how far it is from the one that viclip-nano was pretrained on, "none", "mild" or "strong".
     min_seconds, max_seconds
         The shortest and the longest clip taken.
     min_score
@@ -90,6 +93,10 @@ class ClipFields:
     n_clips: Annotated[int, Meta(ge=1, le=10_000_000)] = 50
     whole_videos: bool = False
     n_pool: Annotated[int, Meta(ge=0, le=10_000_000)] = 240
+    light: Strength = "none"
+    noise: Strength = "none"
+    wording: Strength = "none"
+    novelty: Strength = "none"
     min_seconds: Seconds = 3.0
     max_seconds: Seconds = 15.0
     min_score: Annotated[float, Meta(ge=-1000, le=1000)] = 4.0
