@@ -2,6 +2,7 @@
 PYTHON  ?= python3
 PROFILE ?= mini
 OVERRIDES ?=
+CONSTRAINTS ?= constraints.txt
 BIN     := .venv/bin
 READY   := .venv/installed
 MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
@@ -12,7 +13,7 @@ comma := ,
 quote = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test quick fix report notebooks docs wheel clean
+.PHONY: help setup reproduce test quick fix report notebooks docs wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,10 +39,13 @@ notebooks: $(READY) ## run every notebook in place, keep the outputs, clean; the
 	@$(BIN)/nbdev-export && $(BIN)/nbdev-clean
 
 docs: $(READY) ## the site, into _docs/
-	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v quarto >/dev/null || $(BIN)/python -m pip install --quiet -e '.[docs]' -c constraints.txt; nbdev-docs
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v quarto >/dev/null || $(BIN)/python -m pip install --quiet -e '.[docs]' -c $(CONSTRAINTS); nbdev-docs
 
 wheel: $(READY) ## the package, into dist/
 	@$(BIN)/python -m build --outdir dist .
+
+lock: $(READY) ## constraints.txt anew, of what is installed (after 'make setup CONSTRAINTS=/dev/null')
+	@$(BIN)/python tests/lock.py
 
 clean: ## remove what was built; data/, results/ and .venv stay
 	rm -rf build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .mypy_cache
@@ -52,5 +56,5 @@ $(READY): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < ($(subst .,$(comma)$(space),$(MIN_PYTHON))))' || \
 	  { echo "Python $(MIN_PYTHON) or newer is needed; name one with 'make PYTHON=python3.12 ...'." >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making .venv and installing into it (once; minutes)"; $(PYTHON) -m venv --clear .venv; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,scale]' -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,scale]' -c $(CONSTRAINTS)
 	@touch $@

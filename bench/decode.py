@@ -20,6 +20,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
+from _script import run_script
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
@@ -152,8 +153,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(2)
+    run_script(main, sys.argv[1:])

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ffmpeg
+from _script import run_script
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
@@ -285,8 +286,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

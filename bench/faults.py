@@ -19,6 +19,7 @@ from pathlib import Path
 from unittest import mock
 
 import pandas as pd
+from _script import run_script
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
@@ -124,8 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

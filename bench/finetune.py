@@ -19,6 +19,7 @@ import sys
 from dataclasses import asdict, replace
 
 import torch
+from _script import run_script
 from torch.utils.flop_counter import FlopCounterMode
 
 from frames_matter.base.errors import UserError
@@ -208,8 +209,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(2)
+    run_script(main, sys.argv[1:])

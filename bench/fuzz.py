@@ -21,6 +21,7 @@ from collections import Counter, defaultdict
 from importlib import metadata
 from pathlib import Path
 
+from _script import run_script
 from tqdm import tqdm
 
 from frames_matter.base.errors import UserError, choose
@@ -133,8 +134,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        main()
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from importlib import metadata
 
 import numpy as np
+from _script import run_script
 from scipy.stats import t as student
 
 from frames_matter.base.errors import UserError
@@ -67,6 +68,8 @@ def covered(world: World) -> dict[str, float]:
 
 def main(arguments: list[str]) -> None:
     "Simulate, write the record where the number of worlds is the default one, and print it."
+    if arguments and not arguments[0].isdecimal():
+        raise UserError(f"{arguments[0]!r} is no number of worlds; give a whole number, or nothing for {WORLDS}.")
     worlds = int(arguments[0]) if arguments else WORLDS
     if worlds % AT_ONCE or worlds < 1:
         raise UserError(f"Worlds are drawn {AT_ONCE} at a time; give a multiple of it, not {worlds}.")
@@ -93,8 +96,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (UserError, ValueError) as e:
-        print(e, file=sys.stderr)
-        sys.exit(2)
+    run_script(main, sys.argv[1:])

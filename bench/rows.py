@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from _script import run_script
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import atomic_path, atomic_write, project_root
@@ -176,8 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

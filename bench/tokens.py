@@ -25,6 +25,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = "1"
 import ftfy
 import torch
+from _script import run_script
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import atomic_write, project_root
@@ -169,8 +170,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(2)
+    run_script(main, sys.argv[1:])

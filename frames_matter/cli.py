@@ -6,8 +6,8 @@
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'DataName', 'Rows', 'Rule', 'Candidates',
            'OwnPath', 'Published', 'Name', 'Like', 'Engine', 'RayAddress', 'Target', 'Format', 'ShardSize',
            'NanoFolder', 'CHECKS', 'INTERRUPTED', 'help_without_command', 'help_or_version', 'command',
-           'parse_overrides', 'reproduce', 'report', 'select', 'summary', 'print_cut_captions', 'build', 'export',
-           'verify', 'pretrain', 'bench', 'Check', 'diagnose', 'doctor', 'run_command', 'main']
+           'parse_overrides', 'tell_idle', 'reproduce', 'report', 'select', 'summary', 'print_cut_captions', 'build',
+           'export', 'verify', 'pretrain', 'bench', 'Check', 'diagnose', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/cli.ipynb #56a2e55e
 import io
@@ -15,25 +15,30 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from . import __version__
 from .base.errors import UserError, choose, quoted, shown
 from .base.ffmpeg import find_ffmpeg
-from .base.files import os_error, project_root
+from .base.files import os_error, project_root, why_no_folder
 from .base.json_input import parse_json
 from frames_matter.base.profiles import (
     FIELDS,
+    OF_LESSONS,
     Profile,
+    data_dir,
     get_profile,
     manifest_dir,
     registered_unless_refused,
+    results_dir,
 )
 from .base.registry import Registry
 from .base.text import reason_and_place, visible
@@ -71,6 +76,17 @@ def help_or_version(
     help_without_command(context)
 
 # %% ../nbs/cli.ipynb #3de00822
+class _Command(TyperCommand):
+    "A command that refuses an option given twice, of which only the last would count."
+
+    def parse_args(self, ctx, args):
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter, times in Counter(given).items():
+            if times > 1 and not parameter.multiple:
+                raise UserError(f"{parameter.opts[0]} is given {times} times; give it once.")
+        return super().parse_args(ctx, args)
+
+
 def command(group: typer.Typer, *examples: str) -> Callable:
     """Register a function as a command: its name is the command's, its docstring the help, its parameters the options.
 
@@ -82,7 +98,7 @@ def command(group: typer.Typer, *examples: str) -> Callable:
         Command lines, for the end of the help.
     """
     # The \b keeps typer from joining the lines.
-    return group.command(epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples))
+    return group.command(cls=_Command, epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples))
 
 # %% ../nbs/cli.ipynb #3fce6afb
 _WHICH = (
@@ -137,6 +153,24 @@ def parse_overrides(pairs: Iterable[str] | None, **named: Any) -> dict[str, Any]
             found[name] = value
     return found | {name: value for name, value in named.items() if value}
 
+
+def tell_idle(overrides: dict[str, Any], idle: Collection[str], here: str, there: str) -> None:
+    """Say which fields were replaced for nothing.
+
+    Parameters
+    ----------
+    overrides : dict
+        Field -> value, as given.
+    idle : collection of str
+        Fields that a command makes no use of.
+    here, there : str
+        That command, and one that does make use of them.
+    """
+    if named := [field for field in overrides if field in idle]:
+        them = "it" if len(named) == 1 else "them"
+        told = f"`frames-matter {here}` makes no use of {', '.join(named)}; give {them} to `frames-matter {there}`."
+        print(told, file=sys.stderr)
+
 # %% ../nbs/cli.ipynb #d0bc0fe2
 Full = Annotated[
     bool,
@@ -172,7 +206,7 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
     chosen = get_profile(name, **overrides)
     from frames_matter.labs.registry import report as write_reports
     from frames_matter.labs.registry import run_laboratories
-    from frames_matter.study.lessons import assert_ready, run_lessons
+    from frames_matter.study.lessons import assert_ready, execute_lessons
 
     assert_ready(chosen)
     if full:
@@ -181,7 +215,7 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
                 "The laboratories need the ground truth of the mini world; run --full with the profile mini or smoke."
             )
         run_laboratories(chosen)
-    run_lessons(name, overrides)
+    execute_lessons(name, overrides)
     write_reports(chosen)
 
 # %% ../nbs/cli.ipynb #8c05643c
@@ -192,6 +226,26 @@ def report(profile: ProfileName = "mini") -> None:
 
     write_reports(profile)
 
+# %% ../nbs/cli.ipynb #63cf0e18
+def _reasons(rejected: "pd.DataFrame") -> list[tuple[int, str, str]]:
+    "How many rows were rejected for each reason, most first, and where the first of them stands."
+    found: dict[str, list[str]] = {}
+    for row in rejected.itertuples():
+        reason, where = reason_and_place(row.reason if isinstance(row.reason, str) else "")
+        found.setdefault(reason, []).append(where or str(row.clip_id))
+    return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
+
+
+def _told_reasons(rejected: "pd.DataFrame", limit: int) -> list[str]:
+    "Those reasons, a line each; what is left of them is counted."
+    reasons, lines = _reasons(rejected), []
+    for n, reason, where in reasons[:limit]:
+        place = f" ({where}{', ...' if n > 1 else ''})" if where else ""
+        lines.append(f"{n:>8}  {reason}{place}")
+    if len(reasons) > limit:
+        lines.append(f"          and for {len(reasons) - limit} other reasons, which clips.csv tells")
+    return lines
+
 # %% ../nbs/cli.ipynb #b941e7cf
 def _say(text: object) -> None:
     "Print lines of which some are somebody else's: nothing in them that a terminal obeys."
@@ -201,12 +255,16 @@ def _say(text: object) -> None:
 def _tell_rows(table: "pd.DataFrame") -> None:
     "Show the rows that qualify, and count why the others do not."
     qualify = table.status == ""
-    _say(table[qualify][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
-    others = table.reason[~qualify]
-    why = f"; the others:\n{others.value_counts().to_string()}" if len(others) else "."
-    _say(f"{qualify.sum()} of {len(table)} rows qualify{why}")
+    if qualify.any():
+        _say(table[qualify][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
+    others = "".join(f"\n{line}" for line in _told_reasons(table[~qualify], len(table)))
+    _say(f"{qualify.sum()} of {len(table)} rows qualify{'; the others:' if others else '.'}{others}")
 
 # %% ../nbs/cli.ipynb #4f66e759
+_OF_FETCHING = (  # fields that say how videos are fetched and clips made
+    *("weights", "revision", "bpe", "url_template", "audio", "patience", "per_host", "per_second", "sections"),
+    *("max_bytes", "engine", "address", "results"),
+)
 Rows = Annotated[
     str,
     typer.Option(
@@ -248,7 +306,10 @@ def select(
 ) -> None:
     """Show which metadata rows qualify, and why the others do not. Of a large table, choose candidates and write them
     down in data_manifest. Fetches no video."""
-    chosen = get_profile(profile, **parse_overrides(override, rows=rows, rule=rule, candidates=candidates))
+    overrides = parse_overrides(override, rows=rows, rule=rule, candidates=candidates)
+    chosen = get_profile(profile, **overrides)
+    tell_idle(overrides, OF_LESSONS, "dataset select", "reproduce")
+    tell_idle(overrides, _OF_FETCHING, "dataset select", "dataset build")
     source = source_of(chosen)
     if not source.is_chosen(chosen):
         return _tell_rows(source.preview(chosen))
@@ -285,14 +346,28 @@ def _profile_of_build(
         made = register_manifest(manifest, name, like, **lasting)
     return get_profile(made.name, **machines)
 
+
+def _tell_of_lessons(chosen: Profile, overrides: dict[str, Any], is_kept: bool) -> None:
+    "Say of fields that only the lessons go by that they do nothing, or, kept with the profile, what they will need."
+    if not is_kept:
+        return tell_idle(overrides, OF_LESSONS, "dataset build", "reproduce")
+    if not {"device", "precision", "processes"}.isdisjoint(overrides):
+        from frames_matter.model.compute import check_machine
+
+        try:
+            check_machine(chosen.device, chosen.precision, chosen.processes)
+        except UserError as e:  # of the lessons, which may well run on another machine
+            print(
+                f"A build computes on no device; for the lessons {chosen.name} keeps what you gave. {e}",
+                file=sys.stderr,
+            )
+
 # %% ../nbs/cli.ipynb #63cf0e17
-def _reasons(rejected: "pd.DataFrame") -> list[tuple[int, str, str]]:
-    "How many rows were rejected for each reason, most first, and where the first of them stands."
-    found: dict[str, list[str]] = {}
-    for row in rejected.itertuples():
-        reason, where = reason_and_place(row.reason if isinstance(row.reason, str) else "")
-        found.setdefault(reason, []).append(where or str(row.clip_id))
-    return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
+def _place_of_split(split: str) -> tuple[int, str]:
+    "What splits are sorted by: in the order of a build's, then others by their names."
+    from frames_matter.data.manifest import SPLITS
+
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS)), split
 
 
 def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
@@ -306,16 +381,11 @@ def summary(rows: "pd.DataFrame", limit: int = 20) -> str:
         Reasons told; what is left of them is counted.
     """
     kept, rejected = rows[rows.status == "kept"], rows[rows.status == "rejected"]
-    splits = ", ".join(f"{split} {n}" for split, n in kept.split.value_counts(sort=False).items())
+    counts = sorted(kept.split.value_counts().items(), key=lambda entry: _place_of_split(entry[0]))
+    splits = ", ".join(f"{split} {n}" for split, n in counts)
     lines = [f"{len(kept)} clips kept of {len(rows)} rows tried: {splits}."]
     if len(rejected):
-        lines.append(f"{len(rejected)} rejected:")
-        reasons = _reasons(rejected)
-        for n, reason, where in reasons[:limit]:
-            place = f" ({where}{', ...' if n > 1 else ''})" if where else ""
-            lines.append(f"{n:>8}  {reason}{place}")
-        if len(reasons) > limit:
-            lines.append(f"          and for {len(reasons) - limit} other reasons, which clips.csv tells")
+        lines += [f"{len(rejected)} rejected:", *_told_reasons(rejected, limit)]
     return "\n".join(lines)
 
 # %% ../nbs/cli.ipynb #54e83686
@@ -404,6 +474,7 @@ def build(
 
     with registered_unless_refused():
         chosen = _profile_of_build(profile, from_, from_manifest, name, like, overrides)
+        _tell_of_lessons(chosen, overrides, is_kept=bool(from_ or from_manifest))
         rows = build_dataset(chosen, again=True)
     *_, figure = write_survivors(chosen)
     _say(f"{summary(rows)}\n{show_survivors(table_survivors(chosen)).to_string()}\nAs a figure: {figure}")
@@ -449,7 +520,8 @@ def export(to: Target, profile: ProfileName = "mini", format: Format = "webdatas
     from frames_matter.data.export import export_dataset, exported_rows
 
     folder = export_dataset(chosen, to, format, shard_mb)
-    counts = exported_rows(chosen).groupby(["place", "split"], sort=False).size().items()
+    counts = exported_rows(chosen).groupby(["place", "split"]).size().items()
+    counts = sorted(counts, key=lambda entry: _place_of_split(entry[0][1]))
     splits = (f"{place} {n}{f' (our {split})' if place != split else ''}" for (place, split), n in counts)
     _say(f"The clips of {chosen.name} are in {folder}: {', '.join(splits)}.")
 
@@ -491,7 +563,7 @@ def pretrain(out: NanoFolder = "") -> None:
 def bench(name: Annotated[str, typer.Argument(help="One benchmark; all when left out.")] = "") -> None:
     "Run the benchmarks of the checkout's bench/, each with its peer in the same run."
     folder = project_root() / "bench"
-    scripts = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    scripts = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
     if not scripts:
         raise UserError(
             f"No benchmarks in {folder}; they are in the repository, not in the installed package: "
@@ -581,21 +653,26 @@ def _find_ffmpeg() -> str:
 
 # %% ../nbs/cli.ipynb #a47b2526
 def _find_disk(need: float = 2.0) -> str:
-    "Free space where data goes; `need` in gigabytes."
-    free = shutil.disk_usage(project_root()).free / 1e9
+    "Free space where data goes, or will go; `need` in gigabytes."
+    data = data_dir(get_profile()).parent
+    there = next(place for place in (data, *data.parents) if os.path.isdir(place))
+    free = shutil.disk_usage(there).free / 1e9
     if free < need:
         raise UserError(
-            f"{free:.1f} GB free in {project_root()}, {need:.0f} GB wanted; free some, "
+            f"{free:.1f} GB free in {there}, {need:.0f} GB wanted; free some, "
             "or set FRAMES_MATTER_HOME to a folder on a larger disk."
         )
-    return f"{free:.0f} GB free in {project_root()}"
+    return f"{free:.0f} GB free in {there}"
 
 
 def _find_folder() -> str:
-    probe = project_root() / f".probe-{os.getpid()}"
-    probe.write_text("")
-    probe.unlink()
-    return str(project_root())
+    "The home, if the folders in it can be written or will be made by the first command that writes."
+    home = project_root()
+    for place in (data_dir, manifest_dir, results_dir):
+        if why := why_no_folder(place(get_profile()).parent):
+            told = str(why).rstrip(".")
+            raise UserError(f"{home} cannot be written: {told} (FRAMES_MATTER_HOME says where the home is).")
+    return str(home) if home.is_dir() else f"{home} will be made"
 
 
 def _find_port() -> str:
@@ -618,7 +695,7 @@ CHECKS: Registry[Check] = Registry(
         Check("script", _find_javascript),
         Check("ffmpeg", _find_ffmpeg, "pip install imageio-ffmpeg"),
         Check("disk", _find_disk),
-        Check("folder", _find_folder, "make the folder writable or set FRAMES_MATTER_HOME"),
+        Check("folder", _find_folder),
         Check("port", _find_port, "allow this program to listen on 127.0.0.1"),
     ],
 )

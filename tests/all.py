@@ -7,14 +7,14 @@ python tests/all.py export wheel these steps only
 
 import filecmp
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
+
+from lock import CONSTRAINTS, differences
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -89,9 +89,8 @@ def changes_nothing(command, folder, pattern):
 def environment():
     "what is installed fits together and is what constraints.txt names"
     sh(sys.executable, "-m", "pip", "check")
-    for name, version in re.findall(r"^([\w-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M):
-        found = metadata.version(name).split("+")[0]
-        assert found == version, f"{name} {found} is installed, constraints.txt names {version}; run `make setup`"
+    told = differences(CONSTRAINTS.read_text(encoding="utf-8"))
+    assert not told, "\n".join(told)
 
 
 def style():

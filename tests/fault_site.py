@@ -104,8 +104,10 @@ HOSTILE_IDS = (
     *("", "x" * 10_000, None),  # of no length that an id has
 )
 IMPOSSIBLE_TIMES = (  # start, end, a word of the reason
-    ("00:00:05.000", "00:00:01.000", "shorter"),
-    ("00:00:01.000", "00:00:01.000", "shorter"),
+    ("00:00:05.000", "00:00:01.000", "ends before"),
+    ("00:00:01.000", "00:00:01.000", "ends before"),
+    ("", "00:00:04.000", "no start"),
+    ("00:00:01.000", "", "no end"),
     ("later", "00:00:04.000", "timestamp"),
     ("00:99:00.000", "00:99:04.000", "timestamp"),
     ("-00:00:01.000", "00:00:04.000", "timestamp"),

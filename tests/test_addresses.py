@@ -432,6 +432,7 @@ def test_ffmpeg_opens_no_other_address(world, films):
 ENCODED = {
     **dict.fromkeys(("mp4", "mov", "mkv", "avi", "mpg", "vob", "ts", "m2ts", "flv", "wmv", "nut", "gif", "m2v"), ()),
     **{"webm": ("-c:v", "libvpx"), "ogv": ("-c:v", "libtheora"), "mxf": (), "wtv": (), "rm": ()},
+    **{"y4m": ("-pix_fmt", "yuv420p"), "h264": (), "hevc": ("-c:v", "libx265")},
     **{"3gp": ("-c:v", "libx264"), "ivf": ("-c:v", "libvpx"), "dv": ("-s", "720x576", "-pix_fmt", "yuv420p")},
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 "The command line as a process: help, exit codes, one line for what the user can put right."
 
+import json
 import os
 import re
 import subprocess
@@ -7,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 import frames_matter
+from frames_matter.base.profiles import OF_LESSONS, get_profile
 from frames_matter.cli import app, run_command
 
 COMMAND = Path(sys.executable).with_name("frames-matter")
@@ -109,6 +112,40 @@ def test_bad_usage(call, line):
     assert_one_line(call(line))
 
 
+def options_with_values():
+    "Every command and each of its options that takes a value."
+    root = typer.main.get_command(app)
+    for line in COMMANDS:
+        found = root
+        for word in line.split():
+            found = found.commands[word]
+        yield from ((line, option) for option in found.params if option.opts[0].startswith("-") and not option.is_flag)
+
+
+@pytest.mark.parametrize("command, option", [pytest.param(*o, id=f"{o[0]} {o[1].name}") for o in options_with_values()])
+def test_an_option_that_counts_once_is_given_once(here, command, option):
+    "Under one name or two; of one that may be repeated each value is looked at."
+    said = "Override 'a' is not" if option.multiple else f"{option.opts[0]} is given 2 times; give it once."
+    assert_one_line(here(f"{command} {option.opts[0]} a {option.opts[-1]} b"), said)
+
+
+@pytest.mark.parametrize("name", ["speed", "_script"])
+def test_a_benchmark_that_is_none_is_told_with_those_there_are(name, here, monkeypatch, root):
+    "What they share is none of them."
+    monkeypatch.setattr("frames_matter.cli.project_root", lambda: root)
+    done = here(f"bench {name}")
+    scripts = sorted(p.stem for p in (root / "bench").glob("*.py") if p.stem != "_script")
+    assert_one_line(done, f"Unknown benchmark '{name}'", f"valid: {', '.join(scripts)}.")
+
+
+@pytest.mark.parametrize("words", ["levels many", "levels 7", "fuzz --kinds none", "kills --only none"])
+def test_a_benchmark_that_is_refused_ends_in_one_line(words, root):
+    "Each by the one helper that they share."
+    name, *rest = words.split()
+    done = subprocess.run([sys.executable, f"bench/{name}.py", *rest], cwd=root, capture_output=True, text=True)
+    assert_one_line(done)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe" * 40, b"clip_id,youtube_id\na,b\n"])
 def test_unreadable_manifest(call, tmp_path, content):
     folder = tmp_path / "data_manifest" / "smoke"
@@ -194,3 +231,107 @@ def test_ctrl_c_says_that_it_was_heard(monkeypatch, capsys):
         capsys.readouterr().err.strip()
         == "frames-matter: Interrupted. What was finished is kept: run the command again to go on."
     )
+
+
+def told_rows(here, tmp_path, rows):
+    "What `dataset select` says of the rows of a table, without those that qualify."
+    table = tmp_path / "data" / "smoke" / "metadata.jsonl"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    done = here("dataset select -p smoke -o source=hub")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    lines = done.stdout.splitlines()
+    return lines[next(i for i, line in enumerate(lines) if "qualif" in line) :]
+
+
+def test_rows_that_do_not_qualify_are_counted_by_what_is_wrong_with_them(here, tmp_path):
+    "Most first; those that cannot be are counted under what they are, whatever stands in them."
+    from fault_site import HOSTILE_IDS, IMPOSSIBLE_TIMES, rows
+
+    n_odd = sum(word == "timestamp" for *_, word in IMPOSSIBLE_TIMES)
+    n_no_id = sum(not youtube_id for youtube_id in HOSTILE_IDS)
+    table = [row for row, _ in rows()]
+    head, *lines = told_rows(here, tmp_path, table)
+    assert head == f"1 of {len(table)} rows qualify; the others:"
+    counts = [re.fullmatch(r" +(\d+)  (.+?)(?: \((.*)\))?", line).groups() for line in lines]
+    assert {reason: int(n) for n, reason, _ in counts} == {
+        "the id is not a video's id": len(HOSTILE_IDS) - n_no_id,
+        "not a timestamp": n_odd,
+        "no id": n_no_id,
+        "ends before it begins": 2,
+        "no start or no end": 2,
+        "longer than 15 s": 2,
+        "no caption": 2,
+        "no score": 2,
+        "score below 4": 1,
+        "the same clip as an earlier row": 1,
+    }
+    assert [int(n) for n, *_ in counts] == sorted((int(n) for n, *_ in counts), reverse=True)
+    assert "'later' should read HH:MM:SS.mmm, ..." in {where for *_, where in counts}
+
+
+def test_tables_of_which_all_or_no_rows_qualify(here, tmp_path):
+    from fault_site import row
+
+    assert told_rows(here, tmp_path, [row("good")]) == ["1 of 1 rows qualify."]
+    bad = [row(None), row(""), row("good", start=None)]
+    assert told_rows(here, tmp_path, bad) == [
+        "0 of 3 rows qualify; the others:",
+        "       2  no id",
+        "       1  no start or no end",
+    ]
+    assert "DataFrame" not in here("dataset select -p smoke -o source=hub").stdout
+
+
+IDLE = {
+    "dataset select -p smoke -o device=cuda": ["device; give it to `frames-matter reproduce`"],
+    "dataset select -p smoke -o k=4 -o seeds=[1] -o min_score=4.5": [
+        "k, seeds; give them to `frames-matter reproduce`"
+    ],
+    "dataset select -p smoke -o patience=1 -o epochs_first=2 -o workers=1": [
+        "epochs_first; give it to `frames-matter reproduce`",
+        "patience; give it to `frames-matter dataset build`",
+    ],
+    "dataset select -p smoke -o min_score=4.5 -o n_clips=9 -o seed=1": [],
+}
+
+
+@pytest.mark.parametrize("line", IDLE)
+def test_fields_that_a_command_makes_no_use_of_are_told(line, here):
+    "And that it did its work all the same."
+    done = here(line)
+    assert done.returncode == 0 and done.stdout
+    assert done.stderr.splitlines() == [f"`frames-matter dataset select` makes no use of {s}." for s in IDLE[line]]
+
+
+def test_a_build_is_the_same_whatever_the_fields_of_the_lessons_say(here):
+    others = dict(device="cuda", processes=2, preprocessing="official", protocols=["sound"], seeds=[7], k=4)
+    others |= dict(batch_size=9, learning_rate=1e-3, weight_decay=1, temperature=1, hard_negative_weight=1)
+    others |= dict(epochs_first=7, epochs_second=7, precision="bf16", image_size=64)
+    assert set(others) == set(OF_LESSONS)
+    given = [f"-o {field}={json.dumps(value, separators=(',', ':'))}" for field, value in others.items()]
+    plain, changed = (
+        here("dataset build -p smoke -o patience=1 -o results=smoke"),
+        here(" ".join(["dataset build -p smoke", *given])),
+    )
+    assert plain.returncode == 0 and changed.stdout == plain.stdout and plain.stderr == ""
+    assert changed.stderr == (
+        f"`frames-matter dataset build` makes no use of {', '.join(others)}; give them to `frames-matter reproduce`.\n"
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_kept_for_the_lessons_is_told_of_where_it_is_not_there(here, tmp_path):
+    "A build is made all the same, for it computes on none."
+    from test_refused import make_film
+
+    (tmp_path / "films").mkdir()
+    for i in range(5):
+        make_film(tmp_path / "films" / f"f{i}.mp4", f"64x{48 + 2 * i}", 4)
+        (tmp_path / "films" / f"f{i}.txt").write_text(f"A film {i}.")
+    done = here("dataset build --from films --name mine --like smoke -o device=cuda -o k=4")
+    assert done.returncode == 0, done.stderr
+    assert "for the lessons mine keeps what you gave. This run wants an NVIDIA GPU" in done.stderr
+    assert "makes no use" not in done.stderr and get_profile("mine").device == "cuda" and get_profile("mine").k == 4
+    assert_one_line(here("reproduce --data mine"), "This run wants an NVIDIA GPU")
+    assert here("dataset build --from films --name mine --like smoke -o device=cpu").stderr == ""

@@ -12,7 +12,7 @@ from frames_matter.base.errors import UserError
 from frames_matter.base.files import atomic_path, atomic_write, disk_error, link_folder, os_error, put_folder_back
 from frames_matter.base.hub import hub_file, parse_hub
 from frames_matter.base.profiles import register
-from frames_matter.cli import run_command
+from frames_matter.cli import CHECKS, run_command
 from frames_matter.data.cut import why_not_cut
 from frames_matter.data.ledger import Ledger
 
@@ -109,6 +109,47 @@ def test_commands_say_which_file_is_in_the_way(name, home, capsys):
     assert run_command([*command, "-p", "smoke"]) == 2
     assert_sentence(capsys.readouterr().err.strip(), name)
     assert (home / name).read_text() == "mine"
+
+
+def told_by_doctor(home, monkeypatch, name="folder"):
+    "The exit code of doctor, and the line of one of its checks."
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(home))
+    monkeypatch.setattr("frames_matter.cli.CHECKS", {n: CHECKS[n] for n in ("disk", "folder")})
+    lines = []
+    monkeypatch.setattr("frames_matter.cli._say", lines.append)
+    code = run_command(["doctor"])
+    return code, next(line for line in lines if line[4:].startswith(name))
+
+
+@pytest.mark.parametrize("deep", ["new", "new/deep/home"])
+def test_doctor_tells_of_a_home_that_will_be_made(deep, home, monkeypatch):
+    assert told_by_doctor(home / deep, monkeypatch) == (0, f"ok  folder  {home / deep} will be made")
+    code, line = told_by_doctor(home / deep, monkeypatch, "disk")
+    assert code == 0 and line.endswith(f" GB free in {home}") and not list(home.iterdir())
+    (home / deep).mkdir(parents=True)
+    assert told_by_doctor(home / deep, monkeypatch) == (0, f"ok  folder  {home / deep}")
+    assert not list((home / deep).iterdir())
+
+
+@pytest.mark.parametrize("name", [*BLOCKED[:3], ""])
+def test_doctor_tells_of_a_file_where_a_folder_should_be(name, home, monkeypatch):
+    (home / "mine" / name).parent.mkdir(exist_ok=True)
+    (home / "mine" / name).write_text("mine")
+    code, line = told_by_doctor(home / "mine", monkeypatch)
+    assert code == 1 and line.startswith(f"FIX folder  {home / 'mine'} cannot be written: {home / 'mine' / name}")
+    assert_sentence(line, "a file", "a folder", "move", "FRAMES_MATTER_HOME")
+    assert [p.name for p in home.rglob("*") if p.is_file()] == [name or "mine"] and not (home / "mine").is_symlink()
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("step", ["mkdir", "write_bytes"])
+def test_doctor_tells_of_a_home_that_cannot_be_written(code, step, home, monkeypatch):
+    "Whether the folder or a file in it is refused; nothing stays."
+    monkeypatch.setattr(Path, step, lambda path, *_, **__: (_ for _ in ()).throw(OSError(code, "no", str(path))))
+    ended, line = told_by_doctor(home, monkeypatch)
+    assert ended == 1 and line.startswith(f"FIX folder  {home} cannot be written: ")
+    assert_sentence(line, ADVICE[code], "FRAMES_MATTER_HOME")
+    assert not list(home.iterdir())
 
 
 @pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: p.symlink_to(p), lambda p: p.write_bytes(b"\xff\0")])

@@ -169,3 +169,79 @@ def test_a_repository_that_cannot_be_one_is_told_of_a_file_and_of_a_list(name):
     for ask in (lambda: hub_file(name, "weights.pth"), lambda: hub_list(name)):
         with pytest.raises(UserError, match="is no repository's name; write owner/repository"):
             ask()
+
+
+READY = """
+import json, sys
+from frames_matter.base.errors import UserError
+from frames_matter.base.profiles import get_profile
+from frames_matter.study.lessons import assert_ready
+for overrides in json.loads(sys.argv[1]):
+    try:
+        assert_ready(get_profile("internvid", device="cpu", precision="fp32", **overrides))
+        print(json.dumps(""))
+    except UserError as e:
+        print(json.dumps(str(e)))
+"""
+
+
+def ready(hub, home, *overrides, **env):
+    "What `assert_ready` says of each of these profiles, in one new process; '' where all is well."
+    done = subprocess.run(
+        [sys.executable, "-c", READY, json.dumps(overrides)],
+        env={**os.environ, **hub.env(home), **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+SMALL = "hub:owner/models/sub/bpe.txt.gz"
+HERE = {"weights": WEIGHTS, "bpe": SMALL}
+ABSENT = {
+    "no such file: absent.pth": {"weights": "hub:owner/models/absent.pth"},
+    "no such file: absent.gz": {"bpe": "hub:owner/models/absent.gz"},
+    "no such revision for weights.pth of owner/models at v9": {"revision": "v9"},
+    "no such revision for sub/bpe.txt.gz of owner/models at v8": {"bpe": f"{SMALL}@v8"},
+    "shows no repository": {"weights": "hub:owner/absent/x.pth"},
+    "No file at none.gz": {"bpe": "none.gz"},
+}
+
+
+def test_lessons_are_not_begun_for_what_the_hub_has_not_got(tmp_path):
+    "One sentence each, the one that fetching it would end in; no file is fetched to find out."
+    with serve_hub(FILES, revisions=("main", "v1")) as hub:
+        tried = [HERE, HERE | {"revision": "v1"}, *(HERE | fields for fields in ABSENT.values())]
+        well, tagged, *told = ready(hub, tmp_path, *tried)
+        assert well == tagged == ""
+        for said, sentence in zip(ABSENT, told, strict=True):
+            assert said in sentence and "\n" not in sentence and sentence.endswith("."), sentence
+        assert {method for method, *_ in hub.requests} == {"HEAD"}, hub.requests
+        asked = [path for _, path, *_ in hub.requests if "/resolve/" in path]
+        assert len(asked) <= 2 * len(tried) - 1, "a file was asked for twice"
+        assert not list(tmp_path.rglob("blobs/*"))
+
+
+def test_lessons_are_not_begun_for_what_may_not_be_had(tmp_path):
+    with serve_hub(FILES, gated={"owner/models"}, token="hf_good", stranger="hf_stranger") as hub:
+        assert ready(hub, tmp_path, HERE, HF_TOKEN="hf_good") == [""]
+        for token, said in {"": "then set HF_TOKEN", "hf_no": "refuses"}.items():
+            (told,) = ready(hub, tmp_path, HERE, HF_TOKEN=token)
+            assert said in told and "\n" not in told, told
+        assert {method for method, *_ in hub.requests} == {"HEAD"}, hub.requests
+
+
+def test_lessons_begin_without_a_hub_if_its_files_are_here(tmp_path):
+    "Whether it is not to be asked, or is gone; and what is not here is told at once."
+    with serve_hub(FILES) as hub:
+        fetch(hub, tmp_path, WEIGHTS, SMALL)
+        before = len(hub.requests)
+        well, absent = ready(hub, tmp_path, HERE, HERE | ABSENT["no such file: absent.gz"], HF_HUB_OFFLINE="1")
+        assert well == "" and "absent.gz" in absent and "HF_HUB_OFFLINE is set" in absent
+        assert len(hub.requests) == before
+    well, pinned, absent = ready(
+        hub, tmp_path, HERE, HERE | {"revision": COMMIT}, HERE | ABSENT["no such file: absent.gz"]
+    )
+    assert well == pinned == "" and f"{hub.url} does not answer" in absent and "check the network" in absent

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from frames_matter.base.addresses import text_without_secrets, without_secrets
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import atomic_write
 from frames_matter.base.hub import parse_hub
@@ -145,32 +144,6 @@ def test_a_manifest_without_addresses_is_refused_before_a_world_is_made(home, re
     (home / "clips.csv").write_text(f"clip_id,youtube_id,start,end,caption,split,status\n{row}\n")
     said = refused("dataset", "build", "--from-manifest", str(home / "clips.csv"), "--name", "again", "--like", "smoke")
     assert "url_template" in said and not list(home.rglob("*.mp4")) and not list(home.rglob("profile.json"))
-
-
-SECRETS = {
-    "https://me:word@h.org/a.mp4": "https://h.org/a.mp4",
-    "https://h.org/a.mp4?X-Amz-Algorithm=A&X-Amz-Signature=0f&id=3": "https://h.org/a.mp4?id=3",
-    "https://h.blob.org/a.mp4?sv=1&se=2&sig=3": "https://h.blob.org/a.mp4",
-    "https://h.org/a.mp4?Expires=1&Signature=2&Key-Pair-Id=3": "https://h.org/a.mp4",
-    "https://h.org/a.mp4?access_token=1": "https://h.org/a.mp4",
-    "https://h.org/watch?v=abc&t=3": "https://h.org/watch?v=abc&t=3",
-    "https://h.org/a.mp4?se=4": "https://h.org/a.mp4?se=4",
-    "films/a@b.mp4": "films/a@b.mp4",
-}
-
-
-@pytest.mark.parametrize("address", SECRETS)
-def test_secrets_of_addresses_are_not_written_down(address, home):
-    assert without_secrets(address) == SECRETS[address]
-    assert text_without_secrets(f"404 for {address}") == f"404 for {SECRETS[address]}"
-    row = dict(clip_id="a", youtube_id="v", start=0, end=3, caption="c", address=address, status="", reason="")
-    with Ledger(home / "ledger.sqlite") as ledger:
-        ledger.begin("x", home / "clips")
-        ledger.add([row])
-        reason = f"<Reader object at 0x7f3c2a9d1e40> failed on {address}\x1b[2J"
-        ledger.record(dict(state="rejected", rows=[0], kind="fetch", reason=reason))
-    ((written, told),) = read_states(home / "ledger.sqlite", "address", "reason")
-    assert written == SECRETS[address] and told == f"<Reader object> failed on {SECRETS[address]}?[2J"
 
 
 @pytest.mark.parametrize("source", ["hub:a/b/../c", "hub:a/b/c@../../d", "hub:a/./c", "hub:a/b/c\x00", "hub:a/b"])

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from frames_matter.base.bars import progress_bar
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import file_sha256
 from frames_matter.data.ledger import STATES, Ledger, read_facts, read_states
@@ -205,7 +207,7 @@ def test_a_ledger_of_another_form(path):
 
 
 def test_progress_without_a_terminal(capfd):
-    "Nothing is said."
+    "Nothing is said of what takes seconds."
     with progress_line(10) as progress:
         for kind in ("gone", "gone", "no_answer", "damaged", "duration"):
             progress.count("rejected", kind, "reason")
@@ -214,6 +216,69 @@ def test_progress_without_a_terminal(capfd):
     line = "1 of 10 clips, 5 rejected (gone 2, no answer 1, damaged 1, others 1), 0.5 a second, 0:18 left"
     assert progress.line(2.0) == line
     assert Progress(3).line(1.0) == "0 of 3 clips"
+
+
+def told_in_a_log(monkeypatch, capfd, total, seconds, make, count):
+    "The lines of work without a terminal, of which each step takes so many seconds, and when they were said."
+    clock, lines = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with make(total) as bar:
+        for _ in range(total):
+            clock[0] += seconds
+            count(bar)
+            lines += [(clock[0], line) for line in capfd.readouterr().err.splitlines()]
+    return lines
+
+
+BARS = {
+    "clips": (progress_line, lambda progress: progress.count("checked")),
+    "runs": (lambda total: progress_bar(total=total, label="runs"), lambda bar: bar.update()),
+}
+
+
+@pytest.mark.parametrize("what", BARS)
+@pytest.mark.parametrize(
+    ("total", "seconds", "times"),
+    [
+        (20, 6.0, [12.0 * i for i in range(1, 11)]),  # each tenth of the way
+        (100, 2.0, [20.0 * i for i in range(1, 11)]),
+        (100, 30.0, [60.0 * i for i in range(1, 51)]),  # each minute, where that is sooner
+        (3, 200.0, [200.0, 400.0, 600.0]),
+        (1000, 0.0625, [10.0 * i for i in range(1, 7)]),  # never two within ten seconds
+        (1000, 0.009, []),
+    ],
+)
+def test_progress_in_a_log(what, total, seconds, times, monkeypatch, capfd):
+    "A line at each tenth of the way or each minute, whichever comes first: how many of how many, and the time left."
+    told = told_in_a_log(monkeypatch, capfd, total, seconds, *BARS[what])
+    assert [round(when, 6) for when, _ in told] == times
+    for when, line in told:
+        done = round(when / seconds)
+        left = int((total - done) * seconds + 1e-6)
+        assert line.startswith({"clips": f"{done} of {total} clips, ", "runs": f"runs: {done} of {total}, "}[what])
+        found = re.search(r"(\d+):(\d\d) left$", line)
+        assert abs(60 * int(found[1]) + int(found[2]) - left) <= 1, line
+
+
+def test_no_progress_is_told_where_none_is_wanted(monkeypatch, capfd):
+    for make, count in (
+        (lambda total: progress_line(total, show=False), lambda progress: progress.count("checked")),
+        (lambda total: progress_bar(total=total, label="runs", show=False), lambda bar: bar.update()),
+    ):
+        assert told_in_a_log(monkeypatch, capfd, 10, 100.0, make, count) == []
+
+
+def test_a_bar_counts_from_what_was_done_before(monkeypatch, capfd):
+    "The pace is that of this run."
+    told = told_in_a_log(
+        monkeypatch,
+        capfd,
+        2,
+        30.0,
+        lambda total: progress_bar(total=12, done=8, label="runs"),
+        lambda bar: bar.update(2),
+    )
+    assert told == [(30.0, "runs: 10 of 12, 0:30 left"), (60.0, "runs: 12 of 12, 0:00 left")]
 
 
 ON_A_TERMINAL = """
@@ -238,3 +303,20 @@ def test_progress_on_a_terminal():
     os.close(slave)
     written = os.read(master, 10**5).decode()
     assert "1 of 3 clips, 1 rejected (no caption 1)" in written
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
+def test_a_bar_on_a_terminal():
+    "It is tqdm's."
+    import fcntl
+    import struct
+    import termios
+
+    master, slave = os.openpty()
+    counting = "from frames_matter.base.bars import progress_bar; list(progress_bar(range(3), label='runs'))"
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    terminal = environment(TERM="xterm")
+    assert subprocess.run([sys.executable, "-c", counting], stderr=slave, env=terminal).returncode == 0
+    os.close(slave)
+    written = os.read(master, 10**5).decode()
+    assert "runs:" in written and "3/3" in written and "\r" in written

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import re
 import time
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -91,6 +93,37 @@ def test_what_no_run_could_use_is_refused_at_once(field):
         assert "word@" not in str(e.value) and "=word" not in str(e.value) and time.monotonic() - began < 30
 
 
+PROGRAMMERS = re.compile(r"[<>]=|\bint\b|\bfloat\b|\bstr\b|\barray\b|\bexpected\b|\$|\^|\(\)")
+LIMITS = get_type_hints(Profile, include_extras=True)
+
+
+def outside(kind):
+    "Of a field's type and limits: what JSON may give that is just outside, each with what is then to be said of it."
+    if get_origin(kind) is Literal or kind is bool:
+        return [(5, word) for word in get_args(kind) or ("true or false",)]
+    plain, limits = get_args(kind)
+    if plain is str:
+        return [(5, "UTF-8" if "4096" in limits.pattern else "letters" if "40" in limits.pattern else "commit")]
+    if get_origin(plain) is tuple:
+        ends = f"a list of {limits.min_length} to {limits.max_length} entries"
+        of_an_entry = [([value], said) for value, said in outside(get_args(plain)[0])]
+        return [([], ends), (0, ends), ({}, ends), *of_an_entry]
+    step = 1 if plain is int else (abs(limits.ge) or 1) / 2
+    ends = f"{'whole ' * (plain is int)}number from {limits.ge} to {limits.le}"
+    return [(value, ends) for value in (limits.ge - step, limits.le + 1, -1e9, "x", None, True)]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_refusal_names_the_field_what_was_given_and_what_is_allowed(field):
+    "Of every field, just outside its limits; in words of no programming language."
+    for value, allowed in outside(LIMITS[field]):
+        with pytest.raises(UserError) as e:
+            get_profile("smoke", **parse_overrides([f"{field}={json.dumps(value)}"]))
+        assert_sentence(str(e.value))
+        assert repr(field) in str(e.value) and allowed in str(e.value), (value, str(e.value))
+        assert f", not {value!r}" in str(e.value) and not PROGRAMMERS.search(str(e.value)), (value, str(e.value))
+
+
 def test_limits_admit_what_is_used():
     "Every profile that is shipped, and values at the ends."
     for name in PROFILES:
@@ -101,7 +134,7 @@ def test_limits_admit_what_is_used():
 
 
 def test_an_error_helps():
-    with pytest.raises(UserError, match=r"must be a list, not 0; write it as in -o 'seeds=\[0\]'"):
+    with pytest.raises(UserError, match=r"must be a list of 1 .* not 0; write it as in -o 'seeds=\[0\]'"):
         get_profile("smoke", **parse_overrides(["seeds=0"]))
     for pair, said in {"name=x": "Unknown profile field 'name'", "k": "FIELD=VALUE", "like=mini": "Unknown"}.items():
         with pytest.raises(UserError, match=said):
@@ -109,8 +142,8 @@ def test_an_error_helps():
     said = {
         "n_clip=3": r"Unknown profile field 'n_clip' \(did you mean n_clips\?\); valid: source, ",
         "=5": "Override '=5' is not of the form FIELD=VALUE",
-        "k=x": "must be a whole number, not 'x'",
-        "protocols=banana": r'must be a list, not .banana.; write it as in -o .protocols=\["published","sound"\].',
+        "k=x": "must be a whole number from 1 to 1024, not 'x'",
+        "protocols=banana": r'a list of 1 .* not .banana.; write it as in -o .protocols=\["published","sound"\].',
         "source=Hub": r"\(did you mean hub\?\)",
         "device=mps": "Unknown device 'mps'; valid: cpu, cuda",
         "address=auto": "add --engine ray",

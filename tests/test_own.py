@@ -20,6 +20,7 @@ from frames_matter.data.manifest import load_manifest
 from frames_matter.data.own import OWN, own_rows, register_own
 from frames_matter.data.own_tars import unpack_sample
 from frames_matter.study.lessons import lesson_paths, run_lessons
+from frames_matter.video.frames import read_clip
 
 NAMES = ["dog", "boat", "rain", "snow", "wind"]
 
@@ -123,6 +124,10 @@ def test_rows_are_numbered_as_a_spreadsheet_does(home, mine):
 
 POSSIBLE_TIMES = {  # of a film of seven seconds, as a table has them -> start and end of the clip
     ",": (0, 7),
+    "0:02,0:03.5": (2, 3.5),
+    "00:03,4": (3, 4),
+    "1:30,1:31": (90, 91),
+    "90:00,1:30:01.25": (5400, 5401.25),
     "1,": (1, 7),
     ",2": (0, 2),
     "0:00:01,2": (1, 2),
@@ -135,8 +140,14 @@ IMPOSSIBLE_TIMES = {  # a part of the reason
     "nan,2": "no time",
     "1,inf": "no time",
     "1e9,2e9": "no time",
-    "one,2": "neither seconds nor",
-    "1:30,2": "neither seconds nor",
+    "one,2": "start 'one' is no time: write seconds (90), M:SS (1:30) or H:MM:SS.mmm",
+    "1:75,2": "start '1:75' is no time: write",
+    "1:60,2": "start '1:60' is no time: write",
+    "1:2:3:4,2": "start '1:2:3:4' is no time: write",
+    "1:5,2": "start '1:5' is no time: write",
+    "0,1:60:00": "end '1:60:00' is no time: write",
+    "-1:30,2": "start '-1:30' is no time: write",
+    "1:30,2": "start 90 is not before end 2",
     "0.5,0.6": "shorter than 0.2 s",
     "0,500": "longer than 120 s: give start and end",
 }
@@ -217,13 +228,6 @@ MISTAKES = {
         "row 2 of my.csv",
     ),
     "no files": (FIVE.replace("films/", "filme/"), "None of the 5", "filme/dog.mp4", "folder of the CSV", "row 2"),
-    "two captions": (
-        FIVE + "films/rain.mp4,Another.\n",
-        "two captions",
-        "row 4 of my.csv",
-        "row 7 of my.csv",
-        "start and end",
-    ),
     "three clips": ("\n".join(FIVE.splitlines()[:4]), "3 good clips of 3 sources", "at least 4 clips of 3 sources"),
     "two sources": (
         "path,caption,source\n" + "".join(f"films/{n}.mp4,{n}.,{'ab'[i % 2]}\n" for i, n in enumerate(NAMES)),
@@ -255,14 +259,65 @@ def test_mistakes_in_a_table(home, mine, name):
 
 
 def test_twice_the_same(home, mine):
-    rows = read(
-        csv_of(mine, FIVE + "films/dog.mp4,There is dog in it.\n./films/../films/dog.mp4,There is  dog in it.\n")
-    )
-    assert (
-        (rows.status == "rejected").sum() == 2
-        and all("the same clip as row 2 of my.csv" in r for r in rows.reason[5:])
-        and "row 8" in rows.reason[6]
-    )
+    shutil.copy(mine / "films" / "dog.mp4", mine / "films" / "copy.mp4")
+    again = "films/dog.mp4,There is dog in it.\n./films/../films/dog.mp4,There is  dog in it.\n"
+    rows = read(csv_of(mine, FIVE + again + "films/copy.mp4,There is dog in it.\n"))
+    assert list(rows.reason[5:]) == [
+        "the same clip again (the first: row 2 of my.csv; row 7 of my.csv)",
+        "the same clip again (the first: row 2 of my.csv; row 8 of my.csv)",
+        "the same clip again, under another name (the first: row 2 of my.csv; row 9 of my.csv)",
+    ]
+
+
+def test_of_several_captions_of_a_clip_the_first_is_kept(home, mine):
+    "As data sets of many captions have them: each other one is told by its row; another span is another clip."
+    more = "films/rain.mp4,Another.,,\nfilms/rain.mp4,A third.,,\nfilms/rain.mp4,Its end.,1,\n"
+    rows = read(csv_of(mine, FIVE.replace("caption\n", "caption,start,end\n").replace(".\n", ".,,\n") + more))
+    assert list(good(rows).caption) == [f"There is {n} in it." for n in NAMES] + ["Its end."]
+    assert list(rows.reason[5:7]) == [
+        "another caption of the same clip, which keeps its first: give it another start and end, or leave it out "
+        f"(the first: row 4 of my.csv; row {n} of my.csv)"
+        for n in (7, 8)
+    ]
+
+
+NO_VIDEOS = {  # what lies under a video's name -> a part of the reason
+    b"": "it is empty: fetch it again or leave it out",
+    b"<!doctype html><p>Sign in": "it is a web page, not a video: fetch the film itself, for example with yt-dlp",
+    b"#EXTM3U\n#EXTINF:4,\nfilm.ts\n": "it is a playlist, not a video: fetch the film itself, for example with yt-dlp",
+    b"no video": "it cannot be opened as video: convert it to MP4, fetch it again or leave it out",
+    "half": "it breaks off before its end: fetch it again or leave it out",
+    "sound": "it has no picture in it: leave it out",
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "table", "table with times"])
+def test_what_is_no_video_is_told_alike_wherever_it_is(home, mine, kind):
+    "Each fault by its own name, which is that of `read_clip`; what a build finds later has the same words."
+    films = mine / "films"
+    for n in NAMES:
+        (films / f"{n}.txt").write_text(f"There is {n}.")
+    for i, content in enumerate(NO_VIDEOS):
+        (films / f"bad{i}.mp4").write_bytes(content if isinstance(content, bytes) else b"")
+        (films / f"bad{i}.txt").write_text(f"Bad {i}.")
+    (films / "bad4.mp4").write_bytes((films / "wind.mp4").read_bytes()[:-2000])
+    sound = ffmpeg.input("sine=d=2", f="lavfi").output(str(films / "bad5.mp4"), acodec="aac")
+    sound.global_args("-v", "error", "-nostdin").run(cmd=find_ffmpeg(), overwrite_output=True)
+    bad = [f"bad{i}" for i in range(len(NO_VIDEOS))]
+    times = ",0,2" if kind == "table with times" else ",,"
+    text = "path,caption,start,end\n" + "".join(f"films/{n}.mp4,{n}.{times}\n" for n in NAMES + bad)
+    place = {"folder": films, "tar": mine / "my.tar"}.get(kind) or csv_of(mine, text)
+    if kind == "tar":
+        tar_of(place, *pairs(films), *pairs(films, bad))
+    if kind == "table with times":
+        reasons = build_dataset(register_own(place, like="smoke"), progress=False).reason.dropna()
+    else:
+        reasons = read(place).reason
+    for i, said in enumerate(NO_VIDEOS.values()):
+        assert sum(reason.startswith(said) for reason in reasons) == 1, said
+        with pytest.raises(UserError) as e:
+            read_clip(films / f"bad{i}.mp4")
+        assert said.removeprefix("it ").replace(": ", "; ") in str(e.value)
 
 
 # --- folders ---
@@ -279,8 +334,9 @@ def test_folder(home, mine):
     (films / "dog.json").write_text(
         json.dumps(dict(caption="A dog.", start=1, end="00:00:02.500", source="walk", more=[1]))
     )
-    for name in ("Zürich 1.mkv", "bad.mp4", "list.mp4", "bare.mp4", "long.mp4", "bytes.mp4", ".hidden.mp4", "-o.mp4"):
-        shutil.copy(films / "rain.mp4", deep / name)
+    names = ("Zürich 1.mkv", "bad.mp4", "list.mp4", "bare.mp4", "long.mp4", "bytes.mp4", ".hidden.mp4", "-o.mp4")
+    for i, name in enumerate(names):
+        (deep / name).write_bytes((films / "rain.mp4").read_bytes() + different(i))
     (deep / "broken.mp4").write_bytes(b"no video")
     for name, content in {
         "Zürich 1.json": b'{"caption": "A town."}',
@@ -301,12 +357,12 @@ def test_folder(home, mine):
     )
     reasons = " ".join(rows.reason)
     for words in (
-        "not JSON in UTF-8 (deep er/bad.mp4)",
+        "not JSON in UTF-8: write it again (bad.json; deep er/bad.mp4)",
         '{"caption": "..."} (deep er/list.mp4)',
         "put bare.txt or bare.json beside it (deep er/bare.mp4)",
         "too long for a caption (deep er/long.mp4)",
-        "not text in UTF-8 (deep er/bytes.mp4)",
-        "cannot be opened as a video (deep er/broken.mp4)",
+        "not text in UTF-8: save it again as UTF-8 (bytes.txt, line 1; deep er/bytes.mp4)",
+        "it cannot be opened as video: convert it to MP4, fetch it again or leave it out (deep er/broken.mp4)",
     ):
         assert words in reasons, words
 
@@ -489,8 +545,12 @@ def test_shards(home, films, tmp_path):
         tar_of(tmp_path / "shards" / f"s-{i:06}.tar", *pairs(films, names))
     for place in (tmp_path / "shards", tmp_path / "shards" / "s-*.tar"):
         assert set(read(place).clip_id) == set(whole.clip_id)
-    for i in range(2):
-        tar_of(tmp_path / "shards" / f"s-{i:06}.tar", *pairs(films, NAMES[i : i + 3]))
+    others = tmp_path / "others"
+    others.mkdir()
+    for i, n in enumerate(NAMES):
+        (others / f"{n}.mp4").write_bytes((films / f"{n}.mp4").read_bytes() + different(i))
+    for i, folder in enumerate((films, others)):
+        tar_of(tmp_path / "shards" / f"s-{i:06}.tar", *pairs(folder, NAMES[i : i + 3]))
     rows = read(tmp_path / "shards")
     assert (
         (rows.status == "").all()
@@ -549,8 +609,7 @@ def test_registering(home, mine):
         and P.epochs_first == 1
     )
     csv_of(mine, FIVE + "films/dog.mp4,Another.\n")
-    with pytest.raises(UserError, match="two captions"):
-        register_own(mine / "my.csv", like="smoke")
+    assert register_own(mine / "my.csv", like="smoke").n_clips == 5
     csv_of(mine, "\n".join(FIVE.splitlines()[:5]))
     assert (
         register_own(mine / "my.csv", like="smoke").n_clips == 4

@@ -310,7 +310,8 @@ def test_words_for_nothing_are_nothing(films):
     rows = read(
         csv_of(films, "path,caption,source\n" + PLAIN.replace(".\n", ".,nan\n") + "films/film0.mp4,NULL,None\n")
     )
-    assert rows.youtube_id.nunique() == N and "no caption" in rows.reason[N]
+    assert rows.youtube_id.nunique() == N
+    assert rows.reason[N].startswith("no caption but 'NULL', which programs take for none: write what is to be seen in")
     for i in range(3):
         (films / f"film{i}.txt").unlink()
     (films / "film0.json").write_text('{"text": "x", "source": NaN}')
@@ -319,6 +320,96 @@ def test_words_for_nothing_are_nothing(films):
     rows = read(films)
     assert list(rows.caption[:2]) == ["x", "y"] and good(rows).youtube_id.nunique() == 5
     assert "list of 2: keep one" in reason_of(rows, "film2.mp4")
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "null", "nan", "N/A"])
+def test_a_caption_that_is_a_word_for_none_is_told(word, films):
+    "In a table, quoted or not, in a text and in JSON, in the same words; empty ones, and words in a sentence, are not."
+    told = f"no caption but {word!r}, which programs take for none: write what is to be seen in more words"
+    end = f'films/film0.mp4,{word},0,1\nfilms/film1.mp4,"{word}",0,1\nfilms/film2.mp4,"",0,1\n'
+    end += f"films/film3.mp4,{word} is said.,0,1\n"
+    rows = read(csv_of(films, "path,caption,start,end\n" + PLAIN.replace(".\n", ".,,\n") + end))
+    assert [reason.partition(" (")[0] for reason in rows.reason[N:]] == [
+        told,
+        told,
+        "no caption: write what is to be seen",
+        "",
+    ]
+    (films / "film0.txt").write_text(f"{word}\n")
+    (films / "film1.txt").unlink()
+    (films / "film1.json").write_text(json.dumps({"caption": word}))
+    (films / "film3.json").write_text('{"caption": null}')
+    rows = read(films)
+    assert [reason.partition(" (")[0] for reason in rows.reason] == [told, told] + [""] * 4
+    assert rows.caption[3] == "Film 3."
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+@pytest.mark.parametrize("is_tar", [False, True])
+def test_a_caption_of_another_encoding_names_its_file(is_tar, encoding, films):
+    "A text's line too, as a table does; JSON likewise."
+    (films / "film0.txt").write_bytes("A line.\nEin Hündchen läuft.".encode(encoding))
+    (films / "film1.txt").unlink()
+    (films / "film1.json").write_bytes('{"caption": "Ein Hündchen."}'.encode(encoding))
+    rows = read(tar_of(films, films.parent / "my.tar") if is_tar else films)
+    line = 1 if encoding == "utf-16" else 2
+    text, about = rows.reason[rows.status != ""]
+    assert text.startswith(
+        f"what stands beside it is not text in UTF-8: save it again as UTF-8 (film0.txt, line {line}; film0"
+    )
+    assert about.startswith("what stands beside it is not JSON in UTF-8: write it again (film1.json; film1")
+
+
+def test_what_may_not_be_read_is_told(films, monkeypatch):
+    "A film and a caption, in a folder and in a table, with times and without; the others are taken."
+    forbidden, look = {films / "film0.mp4", films / "film1.txt"}, open
+
+    def open_unless_forbidden(path, *args, **kwargs):
+        if path in forbidden or path in set(map(str, forbidden)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", open_unless_forbidden)
+    rows = read(films)
+    assert reason_of(rows, "film0.mp4") == "it cannot be read: see to its permissions (film0.mp4)"
+    (caption,) = [reason for reason in rows.reason if "film1.mp4" in reason]
+    assert caption == "what stands beside it cannot be read: see to its permissions (film1.txt; film1.mp4)"
+    assert len(good(rows)) == N - 2
+    rows = read(csv_of(films, "path,caption,start,end\n" + PLAIN.replace(".\n", ".,,\n") + "films/film0.mp4,A.,0,1\n"))
+    told = ["it cannot be read: see to its permissions"] + [""] * 5 + ["it cannot be read: see to its permissions"]
+    assert [reason.partition(" (")[0] for reason in rows.reason] == told
+
+
+# --- copies ---
+
+
+@pytest.mark.parametrize("is_tar", [False, True])
+def test_a_film_that_is_there_twice_is_told_and_kept_once(is_tar, films):
+    "Under another name, with the same caption and with another; a part of it is another clip of the same source."
+    for name, text in {"film9": "Film 0.", "film8": "A copy."}.items():
+        shutil.copy(films / "film0.mp4", films / f"{name}.mp4")
+        (films / f"{name}.txt").write_text(text)
+    shutil.copy(films / "film0.mp4", films / "part.mp4")
+    (films / "part.json").write_text('{"caption": "A part.", "start": 1}')
+    rows = read(tar_of(films, films.parent / "my.tar") if is_tar else films)
+    assert sorted(good(rows).caption) == ["A part."] + [f"Film {i}." for i in range(N)]
+    assert good(rows).youtube_id.nunique() == N
+    copy, same = rows.reason[rows.status != ""]
+    assert copy.startswith("another caption of the same clip, which keeps its first: ") and "(the first: film0" in copy
+    assert same.startswith("the same clip again, under another name (the first: film0")
+
+
+# --- told once ---
+
+
+def test_how_a_table_is_read_is_told_once(films, capsys):
+    "And what is not looked at, in the one build that reads them more than once."
+    table = csv_of(films, ("path,caption\n" + PLAIN).replace(",", ";"))
+    assert run_command(["dataset", "build", "--from", str(table), "--like", "smoke"]) == 0
+    assert capsys.readouterr().err.count("is separated by semicolons") == 1
+    shutil.copy(films / "film0.mp4", films / ".hidden.mp4")
+    assert run_command(["dataset", "build", "--from", str(films), "--like", "smoke"]) == 0
+    assert capsys.readouterr().err.count("hidden file is not looked at") == 1
 
 
 def test_letters_composed_otherwise(films):

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from frames_matter.base.errors import UserError
+from frames_matter.cli import run_command
 from frames_matter.study.lessons import check_parameters, run_lessons
 
 
@@ -102,3 +103,18 @@ def test_killed_kernel_is_one_line(home):
 def test_unknown_profile_or_field_lists_the_valid_ones(home, profile, overrides, said):
     with pytest.raises(UserError, match=said):
         run_lessons(profile, overrides, notebooks=[notebook(home / "01_a.ipynb")])
+
+
+@pytest.mark.parametrize("full", [[], ["--full"]])
+def test_a_machine_is_asked_once_whether_all_is_there(full, home, monkeypatch):
+    "Before the laboratories, where they come first."
+    done = []
+    for name in ("labs.registry:run_laboratories", "labs.registry:report", "study.lessons:execute_lessons"):
+        module, function = name.split(":")
+        monkeypatch.setattr(f"frames_matter.{module}.{function}", lambda *_, f=function: done.append(f))
+    monkeypatch.setattr("frames_matter.base.hub._download", lambda *_, **how: done.append(how))
+    asked = ["-o", "weights=hub:a/b/c", "-o", "image_size=32"]
+    assert run_command(["reproduce", "-p", "smoke", *asked, *full]) == 0
+    assert done == [{"dry_run": True}, *["run_laboratories"] * len(full), "execute_lessons", "report"]
+    run_lessons("smoke", {"weights": "hub:a/b/c", "image_size": 32}, notebooks=[notebook(home / "01_a.ipynb")])
+    assert done[-2:] == [{"dry_run": True}, "execute_lessons"]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEMPERATURE', 'HARD_NEGATIVE_WEIGHT', 'MAX_BYTES', 'NAME', 'RESULTS', 'REVISION', 'LINE', 'Line', 'Seed', 'Seconds',
-           'Epochs', 'Strength', 'FIELDS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile',
-           'registered', 'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir',
+           'Epochs', 'Strength', 'FIELDS', 'OF_LESSONS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields',
+           'Profile', 'registered', 'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir',
            'assert_own_results', 'draft', 'register', 'registered_unless_refused']
 
 # %% ../../nbs/base/profiles.ipynb #6553260c
@@ -217,6 +217,12 @@ class Profile(MachineFields, TrainingFields, ClipFields):  # a dataclass takes t
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Profile) if f.name != "name")  # that can be replaced
+# Those that the lessons alone go by: making clips is the same whatever they say.
+_OF_CAPTIONS = ("weights", "revision", "bpe")  # by which a build tells whether captions are cut
+OF_LESSONS = (
+    *("device", "precision", "processes"),
+    *(f.name for f in dataclasses.fields(TrainingFields) if f.name not in _OF_CAPTIONS),
+)
 
 # %% ../../nbs/base/profiles.ipynb #c23b13c8
 _SHIPPED = (
@@ -244,45 +250,56 @@ _SHIPPED = (
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _SHIPPED}
 
 # %% ../../nbs/base/profiles.ipynb #c63a51d6
-def _as_type(field: str, value: Any, present: Any) -> Any:
-    "`value` as the type of the field's present value."
-    if isinstance(present, tuple) and isinstance(value, (list, tuple)):
+def _checked(field: str, value: Any, present: Any) -> Any:
+    "`value` as the type of the field's present value, unless it is none or outside the limits beside the field."
+    typed, kind, advice = _as_type(value, present), _limits()[field], ""
+    if type(typed) is type(present):
+        if get_origin(kind) is Literal:
+            return typed  # told by name
+        with contextlib.suppress(ValueError):
+            return in_schema(typed, kind)
+    if isinstance(present, tuple):
+        advice = f"; write it as in -o '{field}={json.dumps(present, separators=(',', ':'))}'"
+    raise UserError(f"Profile field {field!r} must be {_in_words(kind)}, not {quoted(value)}{advice}.")
+
+
+def _as_type(value: Any, present: Any) -> Any:
+    "`value`, or what stands for it where JSON has no such type: 5 for 5.0, a list for a tuple."
+    if isinstance(present, tuple) and isinstance(value, list):
         return tuple(value)
     if isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 10**300 else math.inf
-    if type(value) is type(present):
-        return value
-    kind, advice = _KINDS[type(present)], ""
-    if isinstance(present, tuple):
-        advice = f"; write it as in -o '{field}={json.dumps(present, separators=(',', ':'))}'"
-    raise UserError(f"Profile field {field!r} must be {kind}, not {quoted(value)}{advice}.")
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list"}
-
-
-def _within_limits(field: str, value: Any) -> Any:
-    "`value`, unless it is outside the limits that stand beside the field."
-    limits = _limits()[field]
-    if get_origin(limits) is Literal:
-        return value  # told by name
-    try:
-        return in_schema(value, limits)
-    except ValueError as e:
-        raise UserError(f"Profile field {field!r} cannot be {quoted(value)}: {_in_words(str(e))}.") from e
+    return value
 
 
 @functools.cache
 def _limits() -> dict[str, Any]:
-    "The limits that stand beside each field."
+    "The type and the limits that stand beside each field."
     return get_type_hints(Profile, include_extras=True)
 
 
-def _in_words(reason: str) -> str:
-    "What a schema says, for those who know no patterns."
-    words = {LINE: "one line of UTF-8", NAME: f"a name of {_LETTERS}", RESULTS: f"a name of {_LETTERS}, or nothing"}
-    words[REVISION] = "a commit, tag or branch"
-    return next((f"it must be {of}" for pattern, of in words.items() if repr(pattern) in reason), reason)
+def _in_words(kind: Any) -> str:
+    "What a type and its limits allow, for those who know neither types nor patterns."
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if kind is bool:
+        return "true or false"
+    plain, limits = get_args(kind)
+    if plain is str:
+        return _PATTERNS[limits.pattern]
+    if get_origin(plain) is tuple:
+        each = _in_words(get_args(plain)[0])
+        return f"a list of {limits.min_length} to {limits.max_length} entries, each {each}"
+    number = "a whole number" if plain is int else "a number"
+    return f"{number} from {limits.ge} to {limits.le}"
+
+
+_PATTERNS = {
+    LINE: "one line of UTF-8, at most 4096 letters",
+    NAME: f"a name of {_LETTERS}",
+    RESULTS: f"a name of {_LETTERS}, or nothing",
+    REVISION: "a commit, tag or branch, or nothing",
+}
 
 # %% ../../nbs/base/profiles.ipynb #a1b20061
 def _consistent(profile: Profile) -> Profile:
@@ -343,7 +360,7 @@ def _replaced(profile: Profile, overrides: dict[str, Any]) -> Profile:
     changed = {}
     for field, value in overrides.items():
         choose(field, FIELDS, "profile field")
-        changed[field] = _within_limits(field, _as_type(field, value, getattr(profile, field)))
+        changed[field] = _checked(field, value, getattr(profile, field))
     return _consistent(dataclasses.replace(profile, **changed))
 
 # %% ../../nbs/base/profiles.ipynb #160d91c6

@@ -157,12 +157,17 @@ def reason_not_to(profile: Profile) -> "pl.Expr":
     """
     import polars as pl
 
+    has_id = pl.col("YoutubeID").fill_null("") != ""
     is_id = pl.col("YoutubeID").str.contains(f"^{VIDEO_ID.pattern}$").fill_null(False)
     has_caption = pl.col("Caption").str.contains(r"\S").fill_null(False)
     seconds, score = (pl.col("end") - pl.col("start")) / 1000, pl.col("Aesthetic_Score")
+    has_times = pl.all_horizontal(pl.col("Start_timestamp", "End_timestamp").fill_null("") != "")
     checks = [
+        (has_id.not_(), "no id"),
         (is_id.not_(), "the id is not a video's id"),
+        (has_times.not_(), "no start or no end"),
         (seconds.is_null(), "not a timestamp"),
+        (seconds <= 0, "ends before it begins"),
         (has_caption.not_(), "no caption"),
         (seconds < profile.min_seconds, f"shorter than {profile.min_seconds:g} s"),
         (seconds > profile.max_seconds, f"longer than {profile.max_seconds:g} s"),

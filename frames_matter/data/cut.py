@@ -19,9 +19,9 @@ from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg, keep_times, only_files
 from ..base.files import atomic_path, disk_error, file_sha256
 from .row_checks import Rejected
+from ..video.containers import BadVideo
 from frames_matter.video.decoding import (
     Misjudged,
-    NoPicture,
     Timeline,
     clock_of,
     frames_between,
@@ -41,11 +41,14 @@ class Unfit(Rejected):
         One line.
     kind : str
         "damaged", "not_video" (it has no picture) or "duration".
+    detail : str
+        What is wrong with a file of one's own, and what to do; empty where `text` says all.
     """
 
-    def __init__(self, text: str, kind: str):
+    def __init__(self, text: str, kind: str, detail: str = ""):
         super().__init__(text)
         self.kind = kind
+        self.detail = detail
 
 
 def why_not_cut(stderr: str, target: str | Path) -> UserError:
@@ -133,10 +136,16 @@ def _timeline_of(source, count=False):
         return _timeline(str(source), os.stat(source).st_mtime_ns, count)
     except OSError as e:
         raise Unfit(f"not cut: the source video cannot be read ({e.strerror})", "damaged") from e
-    except NoPicture as e:
-        raise Unfit("not cut: there is no picture in it", "not_video") from e
     except UserError as e:
-        raise Unfit("not cut: the source video is damaged", "damaged") from e
+        raise _unfit(e) from e
+
+
+def _unfit(error):
+    "What is wrong with a source video, as why no clip was cut of it."
+    kind, detail = (error.kind, error.reason) if isinstance(error, BadVideo) else ("damaged", "")
+    if kind == "not_video":
+        return Unfit("not cut: there is no picture in it", kind, detail)
+    return Unfit("not cut: the source video is damaged", "damaged", detail)
 
 
 def _check_span(timeline, start, end):
@@ -158,7 +167,7 @@ def _timeline_held(source, timeline, end):
     except Misjudged:
         return _timeline_of(source, count=True)
     except UserError as e:
-        raise Unfit("not cut: the source video is damaged", "damaged") from e
+        raise _unfit(e) from e
 
 # %% ../../nbs/data/cut.ipynb #65ec1c90
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from ..base.errors import UserError, choose
 from ..base.profiles import Profile
 from ..base.seeds import check_seed, stable_seed
-from .manifest import load_manifest
+from .manifest import SPLITS, load_manifest
 from ..model.preprocessing import PRESETS, preprocess
 from ..video.frames import read_clip, read_frames
 from ..video.sampling import Strategy, take_frames
@@ -188,7 +188,7 @@ def _rows_of_split(manifest, split):
     if missing := [c for c in ("clip_id", "caption", "split", "path") if c not in manifest]:
         raise UserError(f"The table of clips has no column {', '.join(missing)}; take it from `load_manifest`.")
     there = list(dict.fromkeys(manifest.split.dropna()))
-    if split in ("train", "alignment", "test", "pool") and split not in there:
+    if split in SPLITS and split not in there:
         raise UserError(
             f"No clip is in split {split!r}; the others are {', '.join(there) or 'empty too'}. Build with more clips."
         )

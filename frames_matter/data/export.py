@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
+from ..base.bars import progress_bar
 from ..base.errors import UserError, choose
 from ..base.files import os_errors_told
 from ..base.profiles import Profile
@@ -184,7 +184,7 @@ def export_dataset(profile: Profile, to: str | Path, format: str, shard_mb: floa
     _assert_replaceable(folder)
 
     def fill(partial):
-        with tqdm(total=len(rows), desc="export", disable=None if progress else True) as bar:
+        with progress_bar(total=len(rows), label="export", show=progress) as bar:
             write(rows, partial, shard_mb, bar)
         text = json.dumps(about | dict(data=manifest_hash(profile)), indent=1) + "\n"
         (partial / "export.json").write_text(text, encoding="utf-8")

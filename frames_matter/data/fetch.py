@@ -21,6 +21,7 @@ from ..base.files import file_sha256, os_errors_told
 from .failures import Failed, check_container
 from .politeness import Hosts, Manners, Timing, backoff_waits, host_of, hosts_of
 from .sections import Section, fetch_section
+from ..video.containers import BadVideo, assert_container
 
 # %% ../../nbs/data/fetch.ipynb #5e1c0a26
 @dataclass(frozen=True)
@@ -153,7 +154,10 @@ def _use_in_place(path, timing):
         raise Failed("not fetched: the file is not there any more", "absent") from e
     if not is_regular:
         raise Failed("not fetched: it is not a regular file")
-    check_container(path)
+    try:
+        assert_container(path)
+    except BadVideo as e:
+        raise Failed(e.reason, e.kind) from e
     sha256, size = file_sha256(path), path.stat().st_size
     return Fetched(path, 0.0, sha256, size, attempts=1, seconds=timing.now() - began, whole=True)
 

@@ -144,4 +144,7 @@ def _make_clip(row, had, job, cut):
 
 def _reason(error, job, part=""):
     "Why; and of a file of one's own which, and what of it: where on the web a row's video is, it tells itself."
-    return placed(str(error), visible(Path(job.address).name[:80]) + part) if is_local(job.address) else str(error)
+    if not is_local(job.address):
+        return str(error)
+    why = error.detail if isinstance(error, Unfit) and error.detail else str(error)
+    return placed(why, visible(Path(job.address).name[:80]) + part)

@@ -27,23 +27,33 @@ from ..base.profiles import PROFILES, Profile, data_dir, draft, manifest_dir, re
 from ..base.text import is_missing, placed, visible
 from .manifest import load_manifest
 from frames_matter.data.own_clip import (
+    UNREADABLE,
     VIDEO_SUFFIXES,
     GivenClip,
+    is_forbidden,
     path_below,
     plain_name,
     printable,
     readable_stem,
     split_group,
 )
-from .own_folder import ARCHIVES, NO_CAPTIONS, clips_of_folder, fault_of_other, walk_folder
+from frames_matter.data.own_folder import (
+    ARCHIVES,
+    NO_CAPTIONS,
+    clips_of_folder,
+    fault_of_other,
+    tell_hidden,
+    walk_folder,
+)
 from .own_splits import films_of, join_sources, keep_splits
 from .own_table import clips_of_table
 from .own_tars import clips_of_tars, unpack_sample
 from .row_checks import Rejected, clip_name, parse_timestamp
+from ..video.containers import BadVideo, assert_container
 from ..video.decoding import timeline_of
 
 # %% ../../nbs/data/own.ipynb #d3bd4617
-def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample) -> Iterator[GivenClip]:
+def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample, tell: bool = True) -> Iterator[GivenClip]:
     """Every clip of a CSV, a folder, or tars, with nothing checked yet.
 
     Parameters
@@ -54,6 +64,8 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample) -> 
         Where tars are unpacked.
     unpack : callable
         What unpacks one sample of a tar.
+    tell : bool
+        Whether to print what is not looked at, and how a table is read.
 
     Raises
     ------
@@ -62,7 +74,9 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample) -> 
     """
     path = project_root() / source
     if path.is_dir():
-        files, _ = walk_folder(path)
+        files, _, hidden = walk_folder(path)
+        if tell:
+            tell_hidden(hidden, path)
         tars = [p for p in files if p.suffix.lower() == ".tar" and p.is_file()]
         if tars and not any(p.suffix.lower() in VIDEO_SUFFIXES for p in files):
             return itertools.chain(clips_of_tars(tars, folder, unpack), _beside_tars(set(files) - set(tars), path))
@@ -71,7 +85,7 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample) -> 
         return clips_of_tars([path], folder, unpack)
     if path.is_file():
         _assert_table(path)
-        return clips_of_table(path)
+        return clips_of_table(path, tell)
     if set("*?[") & set(path.name):
         named = sorted(path.parent.glob(path.name))
         tars = [p for p in named if p.suffix.lower() == ".tar"]
@@ -83,7 +97,7 @@ def given_clips(source: str, folder: Path, unpack: Callable = unpack_sample) -> 
         "or WebDataset tars (one, a folder, or a pattern like 'shards/*.tar')."
     )
 
-
+# %% ../../nbs/data/own.ipynb #c1a90001
 def _beside_tars(files, folder):
     "What stands among tars and could be meant as more of them, or as a video."
     for path in sorted(files):
@@ -192,7 +206,7 @@ def own_rows(profile: Profile, unpack: Callable = unpack_sample, tell: bool = Tr
     unpack : callable
         What unpacks one sample of a tar.
     tell : bool
-        Whether to print what becomes of the splits they bring.
+        Whether to print what becomes of the splits they bring, what is not looked at, and how a table is read.
 
     Returns
     -------
@@ -211,10 +225,11 @@ def own_rows(profile: Profile, unpack: Callable = unpack_sample, tell: bool = Tr
             f"Profile {profile.name!r} names no clips of your own; "
             "give them with `frames-matter dataset build --from PATH`."
         )
-    clips = list(given_clips(source, data_dir(profile) / "unpacked", unpack))
+    clips = list(given_clips(source, data_dir(profile) / "unpacked", unpack, tell))
     rows = [_row_of(clip, profile) for clip in clips]
-    _reject_repeated(clips, rows)
-    join_sources(clips, rows)
+    films = films_of([row["address"] for row in rows])
+    _reject_repeated(clips, rows, films)
+    join_sources(clips, rows, films)
     told = keep_splits(clips, rows, Path(source).name)
     if told and tell:
         print(told, file=sys.stderr)
@@ -252,8 +267,8 @@ def _fill_in(row, clip, profile):
     name = plain_name(readable_stem(clip.key), without_secrets(clip.key))
     row["youtube_id"] = split_group("" if is_missing(clip.source) else str(clip.source).strip(), name)
     _check_address(clip.address)
-    if not row["caption"]:
-        raise Rejected("no caption: write what is to be seen")
+    _check_readable(clip.address)
+    _check_caption(row["caption"])
     start, end = _times_of(clip)
     row |= dict(start=start, end=end, clip_id=clip_name(name, start, end), address=clip.address)
     _check_duration(start, end, profile)
@@ -265,6 +280,22 @@ def _check_address(address):
         raise Rejected(f"{address[:60]!r} is no address that can be fetched: it should begin with https:// or http://")
     if visible(address) != address:
         raise Rejected("its name is not plain text: rename it")
+
+
+def _check_readable(address):
+    "Raise that a file may not be read; what a disk refuses otherwise is no fault of the row."
+    if "://" not in address and is_forbidden(address):
+        raise Rejected(UNREADABLE)
+
+
+def _check_caption(caption):
+    "Raise that there is none, or a word that programs, and so whoever reads the manifest, take for none."
+    if not caption:
+        raise Rejected("no caption: write what is to be seen")
+    if is_missing(caption):
+        raise Rejected(
+            f"no caption but {caption!r}, which programs take for none: write what is to be seen in more words"
+        )
 
 
 def _times_of(clip):
@@ -290,49 +321,62 @@ def _check_duration(start, end, profile):
 
 # %% ../../nbs/data/own.ipynb #8ec468cb
 def _seconds(what, value):
-    "Seconds, or HH:MM:SS.mmm, as seconds."
+    "Seconds, M:SS or H:MM:SS, with parts of a second or without, as seconds."
     text = str(value).strip()
     try:
         seconds = float(text)
     except ValueError:
         try:
-            seconds = parse_timestamp(text)
+            seconds = parse_timestamp(_with_hours(text))
         except Rejected as e:
-            raise Rejected(f"{what} {text[:40]!r} is neither seconds nor HH:MM:SS.mmm") from e
+            forms = "seconds (90), M:SS (1:30) or H:MM:SS.mmm (0:01:30.000), counted from the video's beginning"
+            raise Rejected(f"{what} {text[:40]!r} is no time: write {forms}") from e
     if not 0 <= seconds < 1e6:
         raise Rejected(f"{what} {text[:40]!r} is no time in a video: it is counted in seconds from 0 on")
     return round(seconds, 3)
+
+
+def _with_hours(text):
+    "A time of minutes and seconds as one of hours, minutes and seconds; any other as it is."
+    match = re.fullmatch(r"(\d{1,4}):([0-5]\d(?:\.\d+)?)", text, re.ASCII)
+    if not match:
+        return text
+    hours, minutes = divmod(int(match[1]), 60)
+    return f"{hours}:{minutes}:{match[2]}"
 
 
 @functools.cache
 def _length(path, changed):
     "Seconds from a file's beginning to the end of its last frame; `changed` is when the file was written."
     try:
+        assert_container(path)
         return round(timeline_of(path).length, 3)
-    except UserError as e:
-        raise Rejected("it cannot be opened as a video") from e
+    except BadVideo as e:
+        raise Rejected(e.reason) from e
 
 # %% ../../nbs/data/own.ipynb #5f6d607d
-def _reject_repeated(clips, rows):
-    "Reject what is given twice; a clip with two captions is a `UserError`."
+def _reject_repeated(clips, rows, films):
+    "Reject what is given twice, under one name or two, and of one clip every caption but the first."
     seen, names = {}, {}
-    for clip, row in zip(clips, rows, strict=True):
+    for clip, row, film in zip(clips, rows, films, strict=True):
         if row["status"]:
             continue
-        place = row["address"], row["start"], row["end"]
-        first, caption = seen.setdefault(place, (clip.where, row["caption"]))
-        if caption != row["caption"]:
-            raise UserError(
-                f"One clip has two captions, {printable(first)} and {printable(clip.where)}: "
-                "keep one of them, or give each its own start and end."
-            )
-        if first != clip.where:
-            row |= dict(status="rejected", reason=_reason(f"the same clip as {printable(first)}", clip.where))
-        elif names.setdefault(row["clip_id"], clip.where) != clip.where:
-            fault = (
-                f"its name differs from that of {printable(names[row['clip_id']])} only in how its letters are composed"
-            )
-            row |= dict(status="rejected", reason=_reason(f"{fault}: rename one of them", clip.where))
+        first, known = seen.setdefault((film, row["start"], row["end"]), (clip, row))
+        if first is not clip:
+            why = placed(_why_repeated(known, row), f"the first: {printable(first.where)}")
+        elif names.setdefault(row["clip_id"], clip) is not clip:
+            other = printable(names[row["clip_id"]].where)
+            why = f"its name differs from that of {other} only in how its letters are composed: rename one of them"
+        else:
+            continue
+        row |= dict(status="rejected", reason=_reason(why, clip.where))
+
+
+def _why_repeated(known, row):
+    "Why a clip that is there already is left out."
+    if known["caption"] != row["caption"]:
+        return "another caption of the same clip, which keeps its first: give it another start and end, or leave it out"
+    return "the same clip again" if known["address"] == row["address"] else "the same clip again, under another name"
 
 
 def _assert_enough_to_split(rows, name):
@@ -369,7 +413,7 @@ def lost_originals(profile: Profile, rows: pd.DataFrame) -> str:
     str
         A sentence, or '' if nothing would be lost.
     """
-    path, gone = manifest_dir(profile) / "clips.csv", rows[rows.reason.str.startswith("there is no file")]
+    path, gone = manifest_dir(profile) / "clips.csv", rows[rows.reason.str.startswith(("there is no file", UNREADABLE))]
     if gone.empty or not path.is_file():
         return ""
     captions = set(gone.caption)
@@ -378,13 +422,14 @@ def lost_originals(profile: Profile, rows: pd.DataFrame) -> str:
         return ""
     reason = gone[gone.caption == lost[0].caption].reason.iloc[0]
     return (
-        f"{len(lost)} of the clips there are were made of files that are gone, and would be lost: {reason}; "
+        f"{len(lost)} of the clips there are were made of files that are gone or closed, and would be lost: {reason}; "
         f"put the files back, or take their rows out of {Path(profile.rows).name}."
     )
 
 
 def _is_away(address):
-    return "://" not in address and not (project_root() / address).is_file()
+    path = project_root() / address
+    return "://" not in address and (not path.is_file() or is_forbidden(path))
 
 
 def describe_next_steps(profile: Profile, manifest: pd.DataFrame, enough: int = 10) -> str:

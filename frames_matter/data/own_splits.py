@@ -98,7 +98,7 @@ def _content(path, size, changed):
     return file_sha256(path)
 
 # %% ../../nbs/data/own_splits.ipynb #16ca31f6
-def join_sources(clips: Sequence[GivenClip], rows: Sequence[dict]) -> None:
+def join_sources(clips: Sequence[GivenClip], rows: Sequence[dict], films: Sequence[str]) -> None:
     """Give the rows of one film one source, in place.
 
     Parameters
@@ -107,13 +107,14 @@ def join_sources(clips: Sequence[GivenClip], rows: Sequence[dict]) -> None:
         As they were given.
     rows : sequence of dict
         The same as rows: address and youtube_id, which is what splits go by.
+    films : sequence of str
+        What film each row is of, as `films_of` gives it.
 
     Raises
     ------
     UserError
         If a film has two sources.
     """
-    films = films_of([row["address"] for row in rows])
     named, unnamed = {}, {}
     for clip, row, film in zip(clips, rows, films, strict=True):
         if film and not is_missing(clip.source):

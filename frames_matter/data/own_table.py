@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..base.errors import UserError
 from ..base.text import composed, is_missing
-from .own_clip import GivenClip, path_below
+from .own_clip import GivenClip, line_of, path_below
 
 # %% ../../nbs/data/own_table.ipynb #a92bde72
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -38,8 +38,7 @@ def table_text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        line = 1 + data[: e.start].count(10)
-        raise UserError(f"{path.name} is not text in UTF-8 (line {line}); save it again as 'CSV UTF-8'.") from e
+        raise UserError(f"{path.name} is not text in UTF-8 (line {line_of(e)}); save it again as 'CSV UTF-8'.") from e
     if not text.strip():
         raise UserError(
             f"{path.name} is empty; its first line must name the columns, as in path,caption, "
@@ -49,7 +48,7 @@ def table_text(path: Path) -> str:
 
 # %% ../../nbs/data/own_table.ipynb #a1466064
 def separator_of(text: str, name: str, declared: str = "") -> str:
-    """What separates the columns: a comma, a semicolon or a tab; anything but a comma is said.
+    """What separates the columns: a comma, a semicolon or a tab.
 
     Parameters
     ----------
@@ -71,8 +70,6 @@ def separator_of(text: str, name: str, declared: str = "") -> str:
             continue
         if twice := [n for n, k in Counter(names).items() if n and k > 1]:
             raise UserError(f"{name} has two columns called {twice[0]}; rename one of them.")
-        if separator != "," and not declared:
-            print(f"{name} is separated by {SEPARATORS[separator]}, not by commas; it is read so.", file=sys.stderr)
         return separator
     names = max(headers.values(), key=len)
     if {"clip_id", "youtube_id", "split"} <= set(names):
@@ -96,13 +93,15 @@ def _header(text, separator):
     return [name.strip().lower() for name in first]
 
 # %% ../../nbs/data/own_table.ipynb #460ef137
-def clips_of_table(path: Path) -> Iterator[GivenClip]:
+def clips_of_table(path: Path, tell: bool = True) -> Iterator[GivenClip]:
     """The rows of a table.
 
     Parameters
     ----------
     path : Path
         A CSV in UTF-8; paths in it are from its folder on.
+    tell : bool
+        Whether to print what separates its columns, where that is no comma and the table does not say so.
 
     Yields
     ------
@@ -115,7 +114,10 @@ def clips_of_table(path: Path) -> Iterator[GivenClip]:
         If the table as a whole cannot be read.
     """
     text = table_text(path)
-    separator, (_, first), rows = _parsed(text, path.name)
+    declared = declared_separator(text)
+    separator, (_, first), rows = _parsed(text, path.name, declared)
+    if tell and separator != "," and not declared:
+        print(f"{path.name} is separated by {SEPARATORS[separator]}, not by commas; it is read so.", file=sys.stderr)
     if not rows:
         raise UserError(f"{path.name} has a first line and nothing below it; give it a line a clip.")
     names = [name.strip().lower() for name in first]
@@ -132,9 +134,8 @@ def clips_of_table(path: Path) -> Iterator[GivenClip]:
         yield clip
 
 
-def _parsed(text, name):
+def _parsed(text, name, declared):
     "A table's separator, its first row and the others, numbered; rows without a letter are left out."
-    declared = declared_separator(text)
     if declared:
         text = text.partition("\n")[2]  # which a spreadsheet neither shows nor counts
     try:
@@ -153,9 +154,8 @@ def _clip_of_row(row, where, folder, decimal):
     "A row as a clip; `decimal` is how its numbers are written."
     places = [row[column] for column in ("path", "url") if not is_missing(row.get(column))]
     times = {column: row.get(column, "").replace(decimal, ".") for column in ("start", "end")}
-    caption = "" if is_missing(row.get("caption")) else row["caption"]
     grouped = {column: row.get(column, "") for column in ("source", "split")}
-    clip = GivenClip(where, "", "", caption, **times, **grouped)
+    clip = GivenClip(where, "", "", row.get("caption", ""), **times, **grouped)
     if len(places) != 1:
         clip.fault = f"{'both a path and a url' if places else 'neither a path nor a url'}: give one of them"
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", places[0]):

@@ -22,7 +22,6 @@ from ..base.errors import UserError, shown
 from ..base.files import atomic_path, atomic_write
 from ..base.json_input import read_json
 from ..base.text import composed, is_missing
-from .failures import HEAD_BYTES, begins_as_video
 from frames_matter.data.own_clip import (
     CAPTION_SUFFIXES,
     LARGEST_CAPTION,
@@ -35,6 +34,7 @@ from frames_matter.data.own_clip import (
 from .own_folder import NO_CAPTIONS, NO_VIDEO, odd_ending, read_sidecars
 from .own_splits import split_in_name
 from .row_checks import Rejected
+from ..video.containers import HEAD_BYTES, what_begins
 
 # %% ../../nbs/data/own_tars.ipynb #d0cf0b2b
 def key_and_kind(name: str) -> tuple[str, str] | None:
@@ -97,7 +97,7 @@ def unpack_sample(opened: tarfile.TarFile, key: str, members: list, tar: Path, f
         kind, video = videos[0]
         if video.size > LARGEST_VIDEO:
             raise Rejected(f"larger than {LARGEST_VIDEO / 2**30:.0f} GiB")
-        texts = {k: opened.extractfile(m).read() for k, m in beside.items()}
+        texts = {PurePosixPath(m.name).name: opened.extractfile(m).read() for m in beside}
         about = read_sidecars(texts, f"{printable(key)} in {tar.name}")
         target = folder / f"{text_sha256(f'{tar.name}/{key}')[:32]}.{kind}"
         with atomic_path(target) as tmp, opened.extractfile(video) as packed, open(tmp, "wb") as f:
@@ -115,7 +115,7 @@ def _fault_without_video(opened, members):
     if told := next((NO_CAPTIONS[kind] for kind in kinds if kind in NO_CAPTIONS), ""):
         return told
     for kind, member in others:
-        if has_caption or (member.isreg() and begins_as_video(opened.extractfile(member).read(HEAD_BYTES))):
+        if has_caption or (member.isreg() and what_begins(opened.extractfile(member).read(HEAD_BYTES)) == "video"):
             return odd_ending(f".{kind}")
     return NO_VIDEO if has_caption else ""
 
@@ -135,7 +135,7 @@ def _sidecars(members):
         raise Rejected("no caption: put a txt or json of the same name into the tar")
     if max(member.size for member in beside.values()) > LARGEST_CAPTION:
         raise Rejected("what stands beside it is too long for a caption")
-    return beside
+    return list(beside.values())
 
 # %% ../../nbs/data/own_tars.ipynb #6a026244
 def clips_of_tars(tars: list[Path], folder: Path, unpack: Callable = unpack_sample) -> Iterator[GivenClip]:
@@ -177,7 +177,7 @@ def _title(tars):
     return tars[0].name if len(tars) == 1 else f"{tars[0].name} to {tars[-1].name}"
 
 # %% ../../nbs/data/own_tars.ipynb #f8dd152d
-RECORD_VERSION = 2  # raise it when the same tar gives other samples
+RECORD_VERSION = 3  # raise it when the same tar gives other samples
 _FileName = Annotated[str, Meta(pattern=r"^([0-9a-f]{32}\.[0-9a-z]+)?\Z")]  # as `unpack_sample` makes it
 
 

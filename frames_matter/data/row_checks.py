@@ -73,7 +73,7 @@ def parse_timestamp(text: str) -> float:
     """
     match = re.fullmatch(r"(\d{1,3}):([0-5]?\d):(\d{1,2}(?:\.\d{1,6})?)", str(text), re.ASCII)
     if not match or float(match[3]) >= 61:
-        raise Rejected(f"{str(text)[:40]!r} is not a timestamp; it should read HH:MM:SS.mmm.")
+        raise Rejected(f"not a timestamp ({str(text)[:40]!r} should read HH:MM:SS.mmm)")
     hours, minutes, seconds = match.groups()
     return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 3)
 
@@ -127,12 +127,18 @@ def _as_clip(row):
 # %% ../../nbs/data/row_checks.ipynb #5aeb0797
 def _place_clip(clip, row):
     "Fill in a clip's times and name."
+    if not clip["youtube_id"]:
+        raise Rejected("no id")
     if not VIDEO_ID.fullmatch(clip["youtube_id"]):
         clip["youtube_id"] = ascii(clip["youtube_id"][:40])
         raise Rejected("the id is not a video's id")
-    start = parse_timestamp(row["Start_timestamp"])
-    end = parse_timestamp(row["End_timestamp"])
+    times = row["Start_timestamp"], row["End_timestamp"]
+    if any(pd.isna(time) or time == "" for time in times):
+        raise Rejected("no start or no end")
+    start, end = map(parse_timestamp, times)
     clip |= dict(start=start, end=end, clip_id=clip_name(clip["youtube_id"], start, end))
+    if end <= start:
+        raise Rejected("ends before it begins")
 
 
 def _check_clip(clip, profile, seen):

@@ -32,8 +32,9 @@ from ..base.ffmpeg import CONTAINERS, as_arguments, find_ffmpeg, only_files
 from ..base.files import disk_error
 from ..base.profiles import MAX_BYTES
 from .addresses import PrivateAddress, watched
-from .failures import HEAD_BYTES, Failed, check_head
+from .failures import Failed, check_head
 from .politeness import Manners, host_of, retry_after
+from ..video.containers import HEAD_BYTES
 
 # %% ../../nbs/data/ytdlp.ipynb #5e1c0a09
 PAGES = 4  # looked at, at most, from an address to its one video

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
+from ..base.bars import progress_bar
 from ..base.errors import UserError
 from ..base.profiles import HARD_NEGATIVE_WEIGHT, TEMPERATURE
 from ..base.seeds import stable_seed
@@ -329,7 +329,7 @@ def fit(
     step, clock = data_parallel(Step(model, head, how, protocol)), clock or Clock(train.text.device)
     optimizer = torch.optim.AdamW(parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
     curves = {"train_loss": [], "validation_loss": []}
-    for epoch in tqdm(range(how.epochs), desc="epochs", disable=None if progress else True):
+    for epoch in progress_bar(range(how.epochs), label="epochs", show=progress):
         curves["train_loss"].append(train_epoch(step, train, optimizer, how, epoch, clock))
         frames = validation.frames(epoch if protocol.redraw_validation_frames else 0)
         features = encode_clips(model, frames, protocol.eval_mask_ratio, how.batch_size, how.precision)

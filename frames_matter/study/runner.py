@@ -31,8 +31,8 @@ import torch
 from msgspec import Meta
 from safetensors.torch import save_file
 from torch import nn
-from tqdm import tqdm
 
+from ..base.bars import progress_bar
 from ..base.errors import UserError
 from ..base.files import atomic_path, atomic_write, checkout_id
 from ..base.json_input import finite, read_json
@@ -399,7 +399,7 @@ def run_all(
         print(told, flush=True)
     shared = any(spec.processes > 1 for spec in specs)  # such a run starts its processes from this one
     workers = 1 if shared else min(workers or max(1, profile.workers), max(1, len(todo)))
-    with tqdm(total=len(specs), initial=len(specs) - len(todo), desc="runs", disable=None if progress else True) as bar:
+    with progress_bar(total=len(specs), done=len(specs) - len(todo), label="runs", show=progress) as bar:
         for record in _records_of(todo, procedure, workers):
             done[record["spec_hash"]] = record
             bar.update()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST_PICTURE', 'INDEXED', 'FEW_ALIKE', 'HEADS_SAY_HOW_LONG', 'EARLY_SECONDS', 'EARLY_PART', 'FINEST_CLOCK',
-           'open_video', 'NoPicture', 'Misjudged', 'shown_frames', 'Timeline', 'timeline_of', 'frames_between',
-           'clock_of', 'frames_until', 'frames_at', 'Pictures']
+           'open_video', 'Misjudged', 'shown_frames', 'Timeline', 'timeline_of', 'frames_between', 'clock_of',
+           'frames_until', 'frames_at', 'Pictures']
 
 # %% ../../nbs/video/decoding.ipynb #eedd9a5d
 import contextlib
@@ -22,6 +22,7 @@ import numpy as np
 from ..base.errors import UserError
 from ..base.ffmpeg import only_files
 from ..base.files import os_errors_told
+from .containers import BadVideo, assert_container, bad_video
 
 if TYPE_CHECKING:
     import av
@@ -50,24 +51,33 @@ def open_video(path: str | Path) -> "Iterator[tuple[av.container.InputContainer,
     try:
         container = av.open(f"file:{path}", options=only_files(), metadata_errors="replace")
     except (av.error.FFmpegError, ValueError, OSError) as e:
-        raise UserError(f"{path} cannot be opened as video; fetch it again or leave it out.") from e
+        raise _unopened(path) from e
     with container:
         stream = container.streams.best("video")
         if not container.streams:  # its index is gone
-            raise UserError(f"{path} cannot be opened as video; fetch it again or leave it out.")
+            raise _unopened(path)
         if stream is None:
-            raise NoPicture(f"{path} has no picture in it; leave it out.")
+            raise bad_video(path, "has no picture in it", "leave it out", "not_video")
         _prepare(stream, path)
         yield container, stream
+
+
+def _unopened(path):
+    "Why a file cannot be opened: what its bytes tell of it, if they do."
+    try:
+        assert_container(path)
+    except BadVideo as e:
+        return e
+    return bad_video(path, "cannot be opened as video")
 
 
 def _prepare(stream, path):
     "One thread for the decoder, which gives the same frames everywhere, and no picture beyond all measure."
     decoder = stream.codec_context
     if decoder is None:
-        raise UserError(f"{path} holds pictures of a kind that cannot be decoded; convert it to H.264.")
+        raise bad_video(path, "holds pictures of a kind that cannot be decoded", "convert it to H.264")
     if decoder.width * decoder.height > LARGEST_PICTURE:
-        raise UserError(f"{path} claims pictures of {decoder.width} x {decoder.height} pixels; make it smaller.")
+        raise bad_video(path, f"claims pictures of {decoder.width} x {decoder.height} pixels", "make it smaller")
     decoder.options = {"max_pixels": str(LARGEST_PICTURE)}
     decoder.thread_type, decoder.thread_count = "NONE", 1
 
@@ -76,10 +86,6 @@ def _packets_of(container, *streams):
     "Every packet of some streams of an open file, or of all, and at the end those that flush their decoders."
     with contextlib.suppress(IndexError):  # PyAV's, after the last of them, where a stream came to light on the way
         yield from container.demux(*streams)
-
-
-class NoPicture(UserError):
-    "A file that can be opened, and has no picture in it."
 
 
 class Misjudged(Exception):
@@ -113,7 +119,7 @@ def shown_frames(path: str | Path, spared: Container[int] = ()) -> "Iterator[av.
                 yield from _decoded(packet, has_begun)
         except av.error.FFmpegError as e:
             if packet is not None and packet.has_sidedata("encryption_info"):
-                raise UserError(f"{path} is encrypted; leave it out, or take it from where it is not.") from e
+                raise bad_video(path, "is encrypted", "leave it out, or take it from where it is not") from e
             raise _damaged(path) from e
 
 
@@ -134,7 +140,7 @@ def _decoded(packet, has_begun):
 
 
 def _damaged(path):
-    return UserError(f"{path} cannot be decoded to its end; fetch it again or leave it out.")
+    return bad_video(path, "cannot be decoded to its end")
 
 # %% ../../nbs/video/decoding.ipynb #0f0c6b3c
 @dataclass(frozen=True, eq=False)
@@ -226,7 +232,7 @@ def timeline_of(path: str | Path, count: bool = False) -> Timeline:
     if is_counted:
         told = [_Told(frame.pts, frame.duration) for frame in shown_frames(path)]
     if not told:
-        raise UserError(f"{path} holds no frames; fetch it again or leave it out.")
+        raise bad_video(path, "holds no frames")
     timeline = Timeline(**_in_order(told, about, rate), is_counted=is_counted, **about)
     if _is_early(timeline, timeline.end * timeline.tick, promised) and _is_early(timeline, _end_of_all(path), promised):
         raise _broken_off(path)
@@ -344,7 +350,7 @@ def _end_of_all(path):
 
 
 def _broken_off(path):
-    return UserError(f"{path} breaks off before its end; fetch it again or leave it out.")
+    return bad_video(path, "breaks off before its end")
 
 # %% ../../nbs/video/decoding.ipynb #8748043e
 FINEST_CLOCK = 90_000  # ticks a second, those of broadcasting

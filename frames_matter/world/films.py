@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from ..base.bars import progress_bar
 from ..base.errors import UserError
 from ..base.ffmpeg import find_ffmpeg
 from ..base.files import atomic_path, atomic_write, disk_error
@@ -300,7 +300,7 @@ def _encode_job(job: tuple[Video, Path, bool, Shift]) -> None:
 def _encode_all(jobs: list[tuple[Video, Path, bool, Shift]], workers: int, progress: bool) -> None:
     "Encode all videos, with a bar that moves with every film."
     films = process_map(_encode_job, jobs, workers)
-    for _ in tqdm(films, total=len(jobs), desc="making films", disable=None if progress else True):
+    for _ in progress_bar(films, total=len(jobs), label="making films", show=progress):
         pass
 
 

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
+from ..base.bars import progress_bar
 from ..base.errors import choose
 from ..base.files import atomic_write, file_sha256
 from ..base.json_input import parse_json
@@ -314,7 +315,7 @@ def render_slice(config: Pretraining, workers: int = 2, progress: bool = True) -
     out = np.empty((config.n_scenes, 2, 8, 64, 64, 3), np.uint8)
     jobs = [slice_clip(config, i) for i in range(config.n_scenes)]
     pairs = process_map(_render_pair, jobs, workers, chunksize=32)
-    for i, pair in enumerate(tqdm(pairs, total=len(jobs), desc="rendering", disable=None if progress else True)):
+    for i, pair in enumerate(progress_bar(pairs, total=len(jobs), label="rendering", show=progress)):
         out[i] = pair
     return out
 
@@ -509,7 +510,7 @@ def _training_steps(
     "Take every step; yield the number of steps taken, from 1, and the loss before the last of them."
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=config.weight_decay, betas=(0.9, 0.98))
-    for step in tqdm(range(config.steps), desc="pretraining", disable=None if progress else True):
+    for step in progress_bar(range(config.steps), label="pretraining", show=progress):
         sparse = step % config.sparse_every == config.sparse_every - 1
         loss = _pretraining_loss(config, model, head, batch_of(step), 0.9 if sparse else config.mask_ratio)
         _optimizer_step(optimizer, loss, model, _learning_rate(config, step))
