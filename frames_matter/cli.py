@@ -199,13 +199,18 @@ DataName = Annotated[
     "frames-matter reproduce --data mydata",
 )
 def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full = False, data: DataName = "") -> None:
-    "Run the five lessons in order, then write tables, figures and, for mini, README.md."
+    """Run the five lessons in order, then write tables, figures and, for mini, README.md, and compare with the record.
+
+    Every number is held against the record that came with the checkout, if one did. The exit code is 1 if one of them
+    lies outside the record's interval, and 0 if all are equal or inside.
+    """
     if profile and data and profile != data:
         raise UserError(f"--profile {profile} and --data {data} name two profiles; give one of them.")
     overrides, name = parse_overrides(override), profile or data or "mini"
     chosen = get_profile(name, **overrides)
     from frames_matter.labs.registry import report as write_reports
     from frames_matter.labs.registry import run_laboratories
+    from frames_matter.report.reproduction import compare_with_record
     from frames_matter.study.lessons import assert_ready, execute_lessons
 
     assert_ready(chosen)
@@ -217,6 +222,10 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
         run_laboratories(chosen)
     execute_lessons(name, overrides)
     write_reports(chosen)
+    said, is_within = compare_with_record(chosen)
+    _say(said)
+    if not is_within:
+        raise typer.Exit(1)
 
 # %% ../nbs/cli.ipynb #8c05643c
 @command(app, "frames-matter report --profile mini")

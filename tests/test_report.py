@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from frames_matter.base.errors import UserError
+from frames_matter.base.files import checkout_id
 from frames_matter.base.profiles import get_profile
 from frames_matter.labs.laboratory import Laboratory
 from frames_matter.labs.registry import report
@@ -273,7 +274,7 @@ def test_tables_come_in_their_order_with_what_must_be_said(runs):
 def test_the_committed_tables_are_those_of_the_committed_record(root, monkeypatch):
     monkeypatch.setenv("FRAMES_MATTER_HOME", str(root))
     tables = study_tables("mini")
-    assert table_names(tables) == TABLES and not setup_tables("mini")
+    assert table_names(tables) == TABLES and not [table for table in setup_tables("mini") if table.in_readme]
     readme = (root / "README.md").read_text(encoding="utf-8")
     for table in tables:
         committed = (root / "results" / "mini" / "tables" / f"{table.name}.csv").read_text(encoding="utf-8")
@@ -507,7 +508,81 @@ def test_each_other_setup_has_a_table_of_its_own(home):
     tables = setup_tables("mini")
     assert len(tables) == 2 and len(set(table_names(tables))) == 2
     assert {table.title.partition(": ")[2] for table in tables} == {"k 4 (record: 8)", "data d2 (record: d1)"}
-    assert [len(table.numbers) for table in tables] == [4, 1] and not any(table.in_readme for table in tables)
+    assert [len(table.numbers) for table in tables] == [4, 1] and all(table.in_readme for table in tables)
+
+
+# --- the study done again elsewhere ---
+
+
+def elsewhere(records, **spec):
+    "The same runs by another checkout, later, with other numbers."
+    again = [altered(record, metrics=dict(alignment_loss=9.0), **spec) for record in records]
+    return [record | dict(run_by="elsewhere") for record in again]
+
+
+def seeds_of(records, *seeds):
+    return [record for record in records if record["spec"]["seed"] in seeds]
+
+
+AGAIN = {
+    "fewer seeds": lambda: elsewhere(seeds_of(few(), 0, 1)),
+    "as many cells": lambda: elsewhere(few()),
+    "fewer seeds on other clips": lambda: elsewhere(seeds_of(few(), 0, 1), data="d2"),
+    "as many cells on other clips": lambda: elsewhere(few(), data="d2"),
+}
+
+
+@pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN)
+def test_the_study_done_again_elsewhere_changes_no_table(home, again):
+    home.keep(few())
+    report_study("mini")
+    before = home.files()
+    home.keep([*again(), *few()])
+    report_study("mini")
+    after = home.files()
+    assert {name: after[name] for name in before} == before
+    report_study("mini")
+    assert home.files() == after
+    assert all("tables/setup_" in name for name in set(after) - set(before))
+
+
+def test_fewer_seeds_of_ones_own_leave_the_committed_tables(home, root):
+    "Three seeds beside the record's five."
+    runs = root / "results" / "mini" / "runs.jsonl"
+    committed = [json.loads(line) for line in runs.read_text(encoding="utf-8").splitlines()]
+    of_study = [record for record in committed if record["spec"]["phase"] in ("zero_shot", "first_improvement")]
+    home.keep(of_study)
+    report_study("mini")
+    before = home.files()
+    home.keep([*of_study, *elsewhere(seeds_of(of_study, 0, 1, 2))])
+    report_study("mini")
+    assert home.files() == before
+
+
+@pytest.mark.parametrize("spec", [{}, dict(data="d2")])
+def test_the_fuller_record_fills_the_tables(home, spec):
+    fuller = elsewhere(few() + seeds_of(invented(seeds=(3,), strategies=("uniform",)), 3), **spec)
+    runs = home.keep([*few(), *fuller])
+    assert set(runs.run_by) == {"elsewhere"} and len(runs) == len(fuller)
+
+
+def test_a_cell_that_the_record_has_not_is_added(home):
+    seed_3 = seeds_of(invented(seeds=(3,), strategies=("uniform",)), 3)
+    runs = home.keep([*few(), *elsewhere([*seeds_of(few(), 0), *seed_3])])
+    assert set(runs[runs.run_by == "elsewhere"].seed) == {3} and len(runs) == len(few()) + len(seed_3)
+
+
+def test_whoever_made_the_record_and_does_it_again_gets_the_new(home):
+    runs = home.keep([*few(), *(altered(record, metrics=dict(alignment_loss=9.0), data="d2") for record in few())])
+    assert set(runs.data) == {"d2"}
+
+
+def test_cosines_of_the_record_stay(home, runs):
+    "The heat map is of the run that the tables show."
+    save_similarity("mini", np.eye(3))
+    assert np.load(save_similarity("mini", np.zeros((3, 3)))).sum() == 3  # the runs were done elsewhere
+    home.keep([record | dict(run_by=checkout_id()) for record in invented()])
+    assert np.load(save_similarity("mini", np.zeros((3, 3)))).sum() == 0
 
 
 # --- any subset of runs ---

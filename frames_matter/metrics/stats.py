@@ -5,8 +5,8 @@ many questions, with a bound below which a difference is none."""
 
 # %% auto #0
 __all__ = ['Scores', 'LEAST_VIDEOS', 'LEAST_SEEDS', 'MARGIN', 'VERDICTS', 'BETTER', 'WORSE', 'SAME', 'UNDECIDED', 'paired',
-           'mean_squares', 'Estimate', 'estimate', 'wilson', 'mean_with_interval', 'holm', 'detectable', 'difference',
-           'compare', 'judged', 'comparisons', 'corrected']
+           'mean_squares', 'Estimate', 'estimate', 'wilson', 'mean_with_interval', 'for_further_seeds', 'holm',
+           'detectable', 'difference', 'compare', 'judged', 'comparisons', 'corrected']
 
 # %% ../../nbs/metrics/stats.ipynb #f716776c
 from collections.abc import Callable, Mapping, Sequence
@@ -246,6 +246,28 @@ def mean_with_interval(scores: Scores, groups: Sequence) -> tuple[float, float, 
     n = mean * (1 - mean) / se**2 if se > 0 else found.videos
     low, high = wilson(min(1.0, mean), max(1.0, n), float(found.quantile(0.025)))
     return 100 * mean, 100 * low, 100 * high
+
+# %% ../../nbs/metrics/stats.ipynb #5eed0002
+def for_further_seeds(values: Sequence[float], seeds: int = 1) -> tuple[float, float]:
+    """Where the mean of further seeds would lie, 95 times of 100.
+
+    Parameters
+    ----------
+    values : sequence of float
+        One a seed, of those that are known.
+    seeds : int
+        How many further ones the mean is over.
+
+    Returns
+    -------
+    tuple of float
+        Low and high end, in the unit of the values; NaN of fewer than `LEAST_SEEDS` values.
+    """
+    known = np.asarray(values, dtype=float)
+    if len(known) < LEAST_SEEDS:
+        return np.nan, np.nan
+    reach = student.isf(0.025, len(known) - 1) * known.std(ddof=1) * np.sqrt(1 / len(known) + 1 / seeds)
+    return float(known.mean() - reach), float(known.mean() + reach)
 
 # %% ../../nbs/metrics/stats.ipynb #c0e1fe05
 def holm(p: Sequence[float] | np.ndarray, most: int | None = None) -> np.ndarray:

@@ -20,12 +20,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..base.errors import UserError
-from ..base.files import atomic_path
+from ..base.files import atomic_path, checkout_id
 from ..base.profiles import Profile, as_profile, data_dir, manifest_dir, results_dir
-from ..data.manifest import read_manifest
+from ..data.manifest import manifest_hash, read_manifest
 from ..data.sources import source_of
 from ..model.catalogue import HEADS, LOSSES
-from .reader import as_runs, published
+from .reader import STUDY, as_runs, load_records, published
 from .style import COLOURS, empty_figure, log_axis, styled, subplots
 from frames_matter.report.tables import (
     FIRST,
@@ -333,7 +333,7 @@ def similarity_path(profile: str | Profile) -> Path:
 
 
 def save_similarity(profile: str | Profile, similarity: np.ndarray) -> Path:
-    """Keep the zero-shot cosines of the final evaluation for the report's heat map.
+    """Keep the zero-shot cosines of the final evaluation for the report's heat map; those of the record stay.
 
     Parameters
     ----------
@@ -345,9 +345,12 @@ def save_similarity(profile: str | Profile, similarity: np.ndarray) -> Path:
     Returns
     -------
     Path
-        The file.
+        The file, which stays as it is where the run that the tables show was done elsewhere.
     """
     path = similarity_path(profile)
+    of_record = runs_with(load_records(profile, STUDY, own=True), **ZERO_SHOT, protocol="sound")
+    if path.is_file() and len(of_record) and checkout_id() not in set(of_record.run_by):
+        return path
     with atomic_path(path) as tmp:
         np.save(tmp, np.asarray(similarity, dtype=np.float16))
     return path
@@ -459,9 +462,9 @@ def _telling_clip(profile: Profile) -> tuple[Path, str, Evidence] | None:
     return None
 
 
-def _draw_contact_sheet(profile: Profile) -> MatplotlibFigure | None:
-    if (found := _telling_clip(profile)) is None:
-        return None
+def _draw_contact_sheet(profile: Profile, runs: pd.DataFrame) -> MatplotlibFigure | None:
+    if (found := _telling_clip(profile)) is None or manifest_hash(profile) not in set(runs.data):
+        return None  # the clips here are not those of the record
     clip, caption, evidence = found
     return contact_sheet(clip, title=f"“{caption}”", evidence=evidence)
 
@@ -498,7 +501,7 @@ def study_figures(runs: str | Profile | pd.DataFrame = "mini", profile: str | Pr
     second = "second_improvement"
     return [
         Figure("answer", dots, lambda: plot_answer(runs), in_readme=False),
-        Figure("contact_sheet", sheet, lambda: _draw_contact_sheet(profile)),
+        Figure("contact_sheet", sheet, lambda: _draw_contact_sheet(profile, runs)),
         Figure("curves_first_improvement", curves.format("first"), lambda: plot_curves(runs)),
         Figure("curves_second_improvement", curves.format("second"), lambda: plot_curves(runs, second)),
         Figure("similarity", cosines, lambda: _draw_similarity(profile)),

@@ -177,9 +177,9 @@ def _picture(profile: Profile, figure: Figure) -> str:
 
 
 def _setups_sentence(profile: Profile, setups: Sequence[Table]) -> str:
-    "Where the tables of other set-ups are; empty where there are none."
+    "Where the tables of other set-ups are; empty where there are none, or but the study done again elsewhere."
     folder = (results_dir(profile) / "tables").relative_to(project_root()).as_posix()
-    links = [f"[{table.title.partition(': ')[2]}]({folder}/{table.name}.md)" for table in setups]
+    links = [f"[{table.title.partition(': ')[2]}]({folder}/{table.name}.md)" for table in setups if table.in_readme]
     return f"Runs of another set-up have a table of their own: {enumeration(links)}." if links else ""
 
 

@@ -127,7 +127,7 @@ def store_lock(profile: Profile, name: str) -> FileLock:
 
 
 def store(profile: Profile, record: dict[str, Any]) -> None:
-    """Add a finished run, in place of an older line of the same hash.
+    """Add a finished run, in place of an older line of the same hash by the same checkout; those of others stay.
 
     Parameters
     ----------
@@ -146,16 +146,21 @@ def store(profile: Profile, record: dict[str, Any]) -> None:
     with store_lock(profile, "runs"):
         for left in path.parent.glob(".*.partial.jsonl"):
             left.unlink()  # of a process that was killed while writing
-        others = [r for r in read_records(path) if r["spec_hash"] != record["spec_hash"]]
+        others = [r for r in read_records(path) if _whose(r) != _whose(record)]
         records = sorted([*others, record], key=_order)
         lines = [json.dumps(r, sort_keys=True, allow_nan=False) + "\n" for r in records]
         atomic_write(path, "".join(lines))
 
 
+def _whose(record: dict[str, Any]) -> tuple[str, str]:
+    "Which run a line is of, and which checkout did it; two lines that agree in both are of one run done twice."
+    return record["spec_hash"], str(record.get("run_by", ""))
+
+
 def _order(record: dict[str, Any]) -> tuple:
     spec = record["spec"]
     names = [str(spec[field]) for field in ("phase", "architecture", "loss", "sampling", "protocol")]
-    return *names, spec["seed"], record["spec_hash"]
+    return *names, spec["seed"], *_whose(record)
 
 
 def finished(profile: Profile) -> dict[str, dict[str, Any]]:
