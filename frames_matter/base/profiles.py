@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TEMPERATURE', 'HARD_NEGATIVE_WEIGHT', 'MAX_BYTES', 'NAME', 'RESULTS', 'REVISION', 'LINE', 'Line', 'Seed', 'Seconds',
-           'Epochs', 'Strength', 'FIELDS', 'OF_LESSONS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields',
-           'Profile', 'registered', 'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir',
-           'assert_own_results', 'draft', 'register', 'registered_unless_refused']
+           'Epochs', 'Strength', 'SHIFT_FIELDS', 'WORLD_SEEDS', 'WORLD_POOL', 'FIELDS', 'OF_LESSONS', 'PROFILES',
+           'WORLDS', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile', 'registered', 'get_profile',
+           'as_profile', 'larger', 'worlds_of', 'data_dir', 'manifest_dir', 'results_dir', 'assert_own_results',
+           'draft', 'register', 'registered_unless_refused']
 
 # %% ../../nbs/base/profiles.ipynb #6553260c
 import contextlib
@@ -46,6 +47,9 @@ Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # what numpy takes
 Seconds = Annotated[float, Meta(ge=0, le=1_000_000)]
 Epochs = Annotated[int, Meta(ge=0, le=100_000)]
 Strength = Literal["none", "mild", "strong"]  # of a shift of the world
+SHIFT_FIELDS = ("light", "noise", "wording", "novelty")
+WORLD_SEEDS = (42, 43, 44)  # of worlds that are drawn to see how much hangs on the world
+WORLD_POOL = 120  # clips of the pool of each of them
 
 # %% ../../nbs/base/profiles.ipynb #ed31e5c2
 @dataclass(frozen=True)
@@ -249,6 +253,28 @@ _SHIPPED = (
 )
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _SHIPPED}
 
+
+def _worlds(base: Profile) -> list[Profile]:
+    "Worlds beside a profile's own, one as far from pretraining as another along each way to be far from it."
+    far = [{shift: strength} for shift in SHIFT_FIELDS for strength in get_args(Strength)[1:]]
+    return [
+        dataclasses.replace(
+            base,
+            name="-".join([base.name, *(f"{shift}-{strength}" for shift, strength in shifts.items()), str(seed)]),
+            seed=seed,
+            n_pool=min(base.n_pool, WORLD_POOL),
+            results=base.name,
+            **shifts,
+        )
+        for shifts in [{}, *far]
+        for seed in WORLD_SEEDS
+    ]
+
+
+WORLDS: dict[str, Profile] = {
+    world.name: world for base in ("smoke", "mini") for world in _worlds(PROFILES[base])
+}  # for a laboratory: by the profile, the shift and the seed, as in mini-light-strong-43
+
 # %% ../../nbs/base/profiles.ipynb #c63a51d6
 def _checked(field: str, value: Any, present: Any) -> Any:
     "`value` as the type of the field's present value, unless it is none or outside the limits beside the field."
@@ -403,7 +429,7 @@ def get_profile(name: str = "mini", /, **overrides: Any) -> Profile:
     Parameters
     ----------
     name : str
-        A name in `PROFILES`, or one that was registered.
+        A name in `PROFILES` or `WORLDS`, or one that was registered.
     **overrides : object
         Any field of `Profile` but its name; of the field's type, or what JSON can say for it.
 
@@ -413,7 +439,8 @@ def get_profile(name: str = "mini", /, **overrides: Any) -> Profile:
         If the name or a field is unknown (the valid ones are listed), a value is of another type, or the profile
         asks for a computation that does not exist.
     """
-    return _replaced(PROFILES[name] if name in PROFILES else _registered(name), overrides)
+    shipped = PROFILES | WORLDS
+    return _replaced(shipped[name] if name in shipped else _registered(name), overrides)
 
 
 def as_profile(profile: str | Profile) -> Profile:
@@ -440,11 +467,25 @@ def larger(profile: Profile) -> Profile:
     profile : Profile
         Any other comes back as it is.
     """
-    if profile.name != "mini":
-        return profile
-    plain = PROFILES["mini"]
+    return _beside(profile, PROFILES["mini1000"]) if profile.name == "mini" else profile
+
+
+def _beside(profile: Profile, other: Profile) -> Profile:
+    "Another profile that comes with the package, with what was replaced in this one."
+    plain = PROFILES[profile.name]
     changed = {name: value for name, value in vars(profile).items() if value != getattr(plain, name)}
-    return dataclasses.replace(PROFILES["mini1000"], **changed)
+    return dataclasses.replace(other, **changed)
+
+
+def worlds_of(profile: Profile) -> list[Profile]:
+    """The worlds beside a profile's own, with what was replaced in it: at home and shifted, several of each.
+
+    Parameters
+    ----------
+    profile : Profile
+        smoke or mini; others have none.
+    """
+    return [_beside(profile, world) for world in WORLDS.values() if world.results == profile.name]
 
 # %% ../../nbs/base/profiles.ipynb #de122ad8
 def data_dir(profile: Profile) -> Path:
@@ -514,7 +555,7 @@ def draft(name: str, like: str = "mini", **fields: Any) -> Profile:
     """
     if not re.match(NAME, str(name)):
         raise UserError(f"{shown(repr(name), 60)} cannot be a profile's name; take {_LETTERS}.")
-    if name in PROFILES:
+    if name in PROFILES | WORLDS:
         raise UserError(f"{name!r} is the name of a profile that comes with the package; choose another.")
     profile = _replaced(dataclasses.replace(choose(like, PROFILES, "profile"), name=name), fields)
     if _record(name).is_file():

@@ -6,7 +6,8 @@ many questions, with a bound below which a difference is none."""
 # %% auto #0
 __all__ = ['Scores', 'LEAST_VIDEOS', 'LEAST_SEEDS', 'MARGIN', 'VERDICTS', 'BETTER', 'WORSE', 'SAME', 'UNDECIDED', 'paired',
            'mean_squares', 'Estimate', 'estimate', 'wilson', 'mean_with_interval', 'for_further_seeds', 'holm',
-           'detectable', 'difference', 'compare', 'judged', 'comparisons', 'corrected']
+           'detectable', 'difference', 'compare', 'judged', 'comparisons', 'over_worlds', 'parts_of_spread',
+           'corrected']
 
 # %% ../../nbs/metrics/stats.ipynb #f716776c
 from collections.abc import Callable, Mapping, Sequence
@@ -438,6 +439,38 @@ def comparisons(pairs: Mapping[Any, tuple[Scores, Scores]], groups: Sequence | n
     return judged({question: difference(a, b, groups) for question, (a, b) in pairs.items()})
 
 # %% ../../nbs/metrics/stats.ipynb #41183bd3
+def over_worlds(found: Sequence[Estimate]) -> Estimate:
+    """The mean over worlds of what was found in each, for other worlds, with other clips and seeds.
+
+    Parameters
+    ----------
+    found : sequence of Estimate
+        One a world, of clips and seeds of its own. How much they differ holds all that varies from world to world:
+        with W of them Student's t of W - 1 degrees of freedom is exact. Of fewer than `LEAST_SEEDS` worlds nothing
+        can be told.
+    """
+    values = np.array([float(one.value) for one in found])
+    enough = len(values) >= LEAST_SEEDS
+    se = values.std(ddof=1) / np.sqrt(len(values)) if enough else np.nan
+    return Estimate(float(values.mean()), se, len(values), told=enough, answers=sum(one.answers for one in found))
+
+
+def parts_of_spread(found: Sequence[Estimate]) -> dict[str, float]:
+    """How much of the variance of one world's estimate is the world's, the seeds' and the clips', in shares of 1.
+
+    Parameters
+    ----------
+    found : sequence of Estimate
+        One a world, at least two.
+    """
+    total = np.var([float(one.value) for one in found], ddof=1)
+    of_seeds = np.mean([float(one.share * one.se**2) for one in found])
+    of_clips = np.mean([float(one.se**2) for one in found]) - of_seeds
+    parts = dict(worlds=max(0.0, total - of_seeds - of_clips), seeds=of_seeds, clips=of_clips)
+    whole = sum(parts.values()) or np.nan
+    return {name: float(part / whole) for name, part in parts.items()}
+
+
 def corrected(d: np.ndarray, held: float) -> Estimate:
     """The mean over folds of cross-validation, with the corrected variance. Nadeau and Bengio (2003).
 

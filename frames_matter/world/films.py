@@ -24,11 +24,11 @@ from ..base.ffmpeg import find_ffmpeg
 from ..base.files import atomic_path, atomic_write, disk_error
 from ..base.json_input import read_json
 from ..base.processes import process_map
-from ..base.profiles import Profile, data_dir
+from ..base.profiles import SHIFT_FIELDS, Profile, data_dir
 from .captions import caption
 from .rendering import evidence, render
 from .scenes import Scene, flip, random_scene
-from .shifts import NO_SHIFT, SHIFTS, Shift
+from .shifts import NO_SHIFT, Shift
 
 # %% ../../nbs/world/films.ipynb #9aa7138f
 WORLD_VERSION = 3  # raise it when the same seed gives other frames or rows
@@ -379,7 +379,7 @@ def _size_of_world(profile: Profile) -> dict[str, Any]:
 
 def shift_of(profile: Profile) -> Shift:
     "How far a profile's world is from the one of pretraining."
-    return Shift(**{name: getattr(profile, name) for name in SHIFTS})
+    return Shift(**{name: getattr(profile, name) for name in SHIFT_FIELDS})
 
 
 def world_ids(profile: Profile) -> set[str]:
