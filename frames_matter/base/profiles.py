@@ -254,9 +254,9 @@ _SHIPPED = (
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _SHIPPED}
 
 
-def _worlds(base: Profile) -> list[Profile]:
-    "Worlds beside a profile's own, one as far from pretraining as another along each way to be far from it."
-    far = [{shift: strength} for shift in SHIFT_FIELDS for strength in get_args(Strength)[1:]]
+def _worlds(base: Profile, strengths: tuple[str, ...], seeds: tuple[int, ...]) -> list[Profile]:
+    "Worlds beside a profile's own: at home, and with each shift in these strengths; one a seed."
+    far = [{shift: strength} for shift in SHIFT_FIELDS for strength in strengths]
     return [
         dataclasses.replace(
             base,
@@ -267,13 +267,17 @@ def _worlds(base: Profile) -> list[Profile]:
             **shifts,
         )
         for shifts in [{}, *far]
-        for seed in WORLD_SEEDS
+        for seed in seeds
     ]
 
 
-WORLDS: dict[str, Profile] = {
-    world.name: world for base in ("smoke", "mini") for world in _worlds(PROFILES[base])
-}  # for a laboratory: by the profile, the shift and the seed, as in mini-light-strong-43
+WORLDS: dict[str, Profile] = {  # for a laboratory: by the profile, the shift and the seed, as in mini-light-strong-43
+    world.name: world
+    for world in [
+        *_worlds(PROFILES["smoke"], ("strong",), WORLD_SEEDS[:1]),
+        *_worlds(PROFILES["mini"], ("mild", "strong"), WORLD_SEEDS),
+    ]
+}
 
 # %% ../../nbs/base/profiles.ipynb #c63a51d6
 def _checked(field: str, value: Any, present: Any) -> Any:

@@ -439,20 +439,30 @@ def comparisons(pairs: Mapping[Any, tuple[Scores, Scores]], groups: Sequence | n
     return judged({question: difference(a, b, groups) for question, (a, b) in pairs.items()})
 
 # %% ../../nbs/metrics/stats.ipynb #41183bd3
-def over_worlds(found: Sequence[Estimate]) -> Estimate:
-    """The mean over worlds of what was found in each, for other worlds, with other clips and seeds.
+def over_worlds(found: Mapping[Any, Sequence[Estimate]]) -> dict[Any, Estimate]:
+    """The means over worlds of what was found in each, for other worlds, with other clips and seeds.
+
+    How much worlds differ holds all that varies from one to the next. Of few worlds it is known badly, so it is taken
+    to be the same for all the questions, and pooled: an analysis of variance in one way.
 
     Parameters
     ----------
-    found : sequence of Estimate
-        One a world, of clips and seeds of its own. How much they differ holds all that varies from world to world:
-        with W of them Student's t of W - 1 degrees of freedom is exact. Of fewer than `LEAST_SEEDS` worlds nothing
-        can be told.
+    found : Mapping
+        question -> what was found in each world, drawn anew with clips and seeds of its own; of one world alone too.
+
+    Returns
+    -------
+    dict
+        question -> the mean. Nothing is told where the worlds of all questions leave fewer than two degrees of freedom.
     """
-    values = np.array([float(one.value) for one in found])
-    enough = len(values) >= LEAST_SEEDS
-    se = values.std(ddof=1) / np.sqrt(len(values)) if enough else np.nan
-    return Estimate(float(values.mean()), se, len(values), told=enough, answers=sum(one.answers for one in found))
+    values = {question: np.array([float(one.value) for one in of]) for question, of in found.items()}
+    freedom = sum(len(of) - 1 for of in values.values())
+    squares = sum(((of - of.mean()) ** 2).sum() for of in values.values())
+    deviation = np.sqrt(squares / freedom) if freedom >= 2 else np.nan
+    return {
+        question: Estimate(float(of.mean()), deviation / np.sqrt(len(of)), freedom + 1, told=freedom >= 2)
+        for question, of in values.items()
+    }
 
 
 def parts_of_spread(found: Sequence[Estimate]) -> dict[str, float]:
