@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.data.cut import cut_clip
 from frames_matter.video.frames import read_clip
 from frames_matter.world import films
 from frames_matter.world.captions import caption
 from frames_matter.world.films import WORLD_VERSION, as_yuv420, draw_up, encode_video, random_video
-from frames_matter.world.nano import FACTS, UNKNOWN, fact_labels
+from frames_matter.world.nano import FACTS, FRAME_WAYS, UNKNOWN, Pretraining, Stage, fact_labels, slice_clip
 from frames_matter.world.rendering import evidence, render
 from frames_matter.world.scenes import FACT_KINDS, flip, random_scene
 from frames_matter.world.shifts import NO_SHIFT, Shift
@@ -148,3 +149,37 @@ def test_labels_leave_out_what_is_not_stated(kind):
     assert labels["size"] == labels["background"] == UNKNOWN
     assert labels["texture"] != UNKNOWN
     assert FACTS["kind"][labels["kind"]] == kind
+
+
+@pytest.mark.parametrize("way", FRAME_WAYS)
+def test_a_way_to_take_frames_takes_eight_of_the_clip_in_order(way):
+    for n in range(24, 114):
+        taken = FRAME_WAYS[way].take(random.Random(n), n)
+        assert len(taken) == 8
+        assert taken == sorted(taken)
+        assert 0 <= taken[0] <= taken[-1] < n
+
+
+def test_the_slice_takes_frames_in_the_ways_that_are_named():
+    "By name, a name that is none is told; half of the slice was taken evenly once, and a model has its favourites."
+    evenly = Pretraining(frame_ways=("evenly",))
+    times = [np.diff(slice_clip(evenly, i).times) for i in range(20)]
+    assert all(np.allclose(steps, steps[0]) for steps in times)
+    blended = sum(slice_clip(Pretraining(), i).is_blended for i in range(400))
+    assert 5 <= blended <= 40  # 20 are expected
+    with pytest.raises(UserError, match="Unknown way to take frames 'often'; valid: "):
+        slice_clip(Pretraining(frame_ways=("often",)), 0)
+
+
+def test_labels_say_which_thing_has_which_colour():
+    "The foil of an appearance has the same colours and shapes; only pairs of them tell it apart."
+    scene = scene_of_kind("appearance")
+    names = list(FACTS)
+    true, foil = (dict(zip(names, fact_labels(s), strict=True)) for s in (scene, flip(scene)))
+    assert {name for name in names if true[name] != foil[name]} == {scene.subject.shape, scene.other.shape}
+    assert FACTS[scene.subject.shape][true[scene.subject.shape]] == scene.subject.colour
+
+
+def test_stages_follow_one_another():
+    config = Pretraining(stages=(Stage(3, 1e-3), Stage(2, 1e-4)))
+    assert config.steps == 5

@@ -4,29 +4,30 @@
 
 # %% auto #0
 __all__ = ['FRAME_WAYS', 'CONTEXT', 'FACTS', 'UNKNOWN', 'FrameWay', 'Stage', 'Pretraining', 'nano_config', 'common_words',
-           'train_bpe', 'SliceClip', 'slice_clip', 'render_slice', 'fact_labels', 'facts_loss', 'foil_loss',
-           'pretrain_batch', 'pretrain', 'probe', 'make_nano']
+           'learn_merges', 'train_bpe', 'SliceClip', 'slice_clip', 'render_slice', 'fact_labels', 'facts_loss',
+           'foil_loss', 'pretrain_batch', 'pretrain', 'probe', 'make_nano']
 
 # %% ../../nbs/world/nano.ipynb #ea3ae2ac
 import functools
 import gzip
+import itertools
 import json
 import random
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
 from ..base.bars import progress_bar
 from ..base.errors import choose
 from ..base.files import atomic_write, file_sha256
-from ..base.json_input import parse_json
 from ..base.processes import process_map
 from ..base.seeds import seed_everything, stable_seed
 from ..metrics.retrieval import cosine_similarity, foil_outcomes, retrieval_metrics
@@ -188,7 +189,7 @@ class Pretraining:
     scenes_a_step: int = 32
     stages: tuple[Stage, ...] = (
         Stage(2400, 6e-4, appearance=5, direction=5, order=3, early_late=3, speed=4),
-        Stage(1600, 5e-4, appearance=8, direction=8, order=5, early_late=2, speed=8),
+        Stage(1500, 6e-4, appearance=12, direction=3, order=2, speed=10),
     )
     weight_decay: float = 0.05
     warmup: int = 60
@@ -243,6 +244,48 @@ def common_words() -> list[str]:
     return (ASSETS / "common_words.txt").read_text(encoding="utf-8").split()
 
 
+def learn_merges(words: Counter) -> list[tuple[str, str]]:
+    """The merges of a byte-pair encoding that makes a token of every word that comes twice. Sennrich et al. (2016).
+
+    Of pairs that come equally often the one that is first in the alphabet is taken, so that the same words always
+    give the same merges; the trainer of the package tokenizers leaves that to chance.
+
+    Parameters
+    ----------
+    words : Counter
+        How often each word comes.
+
+    Returns
+    -------
+    list of (str, str)
+        In the order in which they apply.
+    """
+    spelt = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words}
+    merges = []
+    while True:
+        pairs: Counter = Counter()
+        for word, letters in spelt.items():
+            for pair in itertools.pairwise(letters):
+                pairs[pair] += words[word]
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        if best is None or pairs[best] < 2:
+            return merges
+        merges.append(best)
+        for word in [word for word, letters in spelt.items() if best in itertools.pairwise(letters)]:
+            spelt[word] = _merged(spelt[word], best)
+
+
+def _merged(letters: list[str], pair: tuple[str, str]) -> list[str]:
+    "The parts of a word with every such pair made one."
+    out = []
+    for letter in letters:
+        if out and (out[-1], letter) == pair:
+            out[-1] += letter
+        else:
+            out.append(letter)
+    return out
+
+
 def train_bpe(path: str | Path, n_captions: int = 20_000, seed: int = 7) -> None:
     """Learn a byte-pair encoding of the world's captions and of `common_words`, in the format of CLIP's own file.
 
@@ -258,13 +301,9 @@ def train_bpe(path: str | Path, n_captions: int = 20_000, seed: int = 7) -> None
     rng = random.Random(seed)
     texts = [caption(random_scene(rng), i, terse=i % 2 == 0)[0].lower() for i in range(n_captions)]
     texts += [" ".join(common_words())] * (n_captions // 100)
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    trainer = trainers.BpeTrainer(vocab_size=5000, end_of_word_suffix="</w>", show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    merges = parse_json(tokenizer.to_str())["model"]["merges"]
+    words = Counter(word for text in texts for word in re.findall(r"[a-z]+|[^a-z\s]", text))
     lines = ["#version: 0.2 (made by frames_matter.pretrain)"]  # as in the file that is shipped
-    lines += [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    lines += [" ".join(pair) for pair in learn_merges(words)]
     atomic_write(path, gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))
 
 # %% ../../nbs/world/nano.ipynb #8bdf37b8
