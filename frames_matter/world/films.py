@@ -35,7 +35,7 @@ from .shifts import NO_SHIFT, Shift
 WORLD_VERSION = 3  # raise it when the same seed gives other frames or rows
 FPS = (8, 10, 12.5)
 ALIKE = 0.06  # how often a scene repeats an earlier one's facts: a caption that is true of two clips
-KIN = 0.3  # how often it repeats all but one detail, so that captions are nearly the same and true of one clip alone
+KIN = 0.5  # how often it repeats all but one detail, so that captions are nearly the same and true of one clip alone
 LONGEST = 50  # seconds; what is longer is a title card, and no row points at it
 ID_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz0123456789-_"
 
