@@ -211,7 +211,7 @@ def _things_at(scene: Scene, t: float) -> list[tuple[Thing, tuple[float, float]]
             n = int(scene.value)
             return [(s, (2 + (i - (n - 1) / 2) * 0.82, cy + rng.uniform(-0.2, 0.2))) for i in range(n)]
         case "speed":
-            period = (7.0 if scene.value == "slow" else 1.1) * rng.uniform(0.9, 1.1)  # seconds
+            period = (14.0 if scene.value == "slow" else 1.1) * rng.uniform(0.9, 1.1)  # seconds
             return [(s, (2 + 1.35 * float(wave(t * scene.seconds / period + rng.random())), cy))]
 
 # %% ../../nbs/world/rendering.ipynb #0badc006
