@@ -187,16 +187,13 @@ class Pretraining:
     seed: int = 7
     n_scenes: int = 9000
     scenes_a_step: int = 32
-    stages: tuple[Stage, ...] = (
-        Stage(2400, 6e-4, appearance=5, direction=5, order=3, early_late=3, speed=4),
-        Stage(1500, 6e-4, appearance=12, direction=3, order=2, speed=10),
-    )
+    stages: tuple[Stage, ...] = (Stage(2700, 6e-4, appearance=6, direction=4, order=3, early_late=2, speed=6),)
     weight_decay: float = 0.05
     warmup: int = 60
     mask_ratio: float = 0.3
     sparse_every: int = 10
     foil_weight: float = 1.0
-    facts_weight: float = 2.0
+    facts_weight: float = 3.0
     frame_ways: tuple[str, ...] = tuple(FRAME_WAYS)
     terse: float = 0.75
     wordy_every: int = 8
@@ -227,7 +224,7 @@ def nano_config(vocab_size: int) -> ViCLIPConfig:
         image_size=64,
         patch_size=16,
         vision_width=192,
-        vision_layers=4,
+        vision_layers=6,
         vision_heads=3,
         embed_dim=128,
         num_frames=8,
