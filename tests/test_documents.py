@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT
 
 from frames_matter.base.ffmpeg import find_ffmpeg
+from frames_matter.base.profiles import get_profile
+from frames_matter.report.reader import published
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -94,3 +96,9 @@ def test_what_is_to_be_called_exists(text):
     called = set(re.findall(r"^(?:\.venv/bin/)?frames-matter ([a-z]+)", shell, re.M))
     assert made and made <= targets(), made - targets()
     assert called <= subcommands(), called - subcommands()
+
+
+def test_the_learning_rate_is_so_many_times_the_study_s():
+    times = get_profile("mini").learning_rate / published()["setup"]["learning_rate"]
+    assert times == pytest.approx(5)
+    assert "five times the study's" in README
