@@ -181,6 +181,26 @@ def test_names_too_long(home):
         parse_hub("hub:a/b/" + "n" * 300)
 
 
+LONG_HOME = {  # how a home is too long: in one name, in all of them, below a folder that is there
+    "name": lambda folder: folder / ("n" * 300),
+    "path": lambda folder: folder.joinpath(*["d" * 200] * 40),
+    "below": lambda folder: folder / "there" / ("n" * 300),
+}
+
+
+@pytest.mark.parametrize("how", LONG_HOME)
+@pytest.mark.parametrize(
+    "command", ["dataset build", "dataset select", "dataset verify", "dataset export --to out", "report", "reproduce"]
+)
+def test_a_home_that_is_too_long_is_named(command, how, tmp_path, monkeypatch, capsys):
+    (tmp_path / "there").mkdir()
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(LONG_HOME[how](tmp_path)))
+    assert run_command([*command.split(), "-p", "smoke"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "is too long for this disk; give a shorter one (FRAMES_MATTER_HOME is " in said
+    assert_sentence(said)
+
+
 def test_a_vanished_folder(tmp_path):
     "While something is written into it."
     with pytest.raises(UserError) as e, atomic_path(tmp_path / "gone" / "a.txt") as partial:

@@ -67,6 +67,7 @@ _WHAT_TO_DO = {
     errno.EINVAL: "{path} cannot be the name of a file on this disk; give another.",
     errno.EILSEQ: "{path} cannot be the name of a file on this disk; give another.",
 }
+_PATH_SHOWN = 240  # letters of a path in a sentence, at most: one that is too long is as long as anybody made it
 _NO_FOLDER = "{path} cannot be made, for what holds it takes no new folders; give another place."  # ENOENT of mkdir
 
 # %% ../../nbs/base/files.ipynb #a1b20003
@@ -100,9 +101,9 @@ def os_error(error: OSError, path: str | Path = "", making: bool = False) -> Use
     if not sentence:
         return None
     home, root = os.environ.get("FRAMES_MATTER_HOME"), project_root()
-    is_to_blame = home and not root.is_dir() and (Path(place).is_relative_to(root) or root.is_relative_to(place))
-    told = sentence.format(path=shown(place or "a file"))
-    return UserError(f"{told[:-1]} (FRAMES_MATTER_HOME is {shown(home)})." if is_to_blame else told)
+    is_to_blame = home and not os.path.isdir(root) and (Path(place).is_relative_to(root) or root.is_relative_to(place))
+    told = sentence.format(path=shown(place or "a file", _PATH_SHOWN))
+    return UserError(f"{told[:-1]} (FRAMES_MATTER_HOME is {shown(home, 100)})." if is_to_blame else told)
 
 # %% ../../nbs/base/files.ipynb #8a242379
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE)  # and of nothing else
