@@ -249,9 +249,9 @@ def _reasons(rejected: "pd.DataFrame") -> list[tuple[int, str, str]]:
     return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
 
 
-def _told_reasons(rejected: "pd.DataFrame", limit: int) -> list[str]:
+def _told_reasons(reasons: list[tuple[int, str, str]], limit: int) -> list[str]:
     "Those reasons, a line each; what is left of them is counted."
-    reasons, lines = _reasons(rejected), []
+    lines = []
     for n, reason, where in reasons[:limit]:
         place = f" ({where}{', ...' if n > 1 else ''})" if where else ""
         lines.append(f"{n:>8}  {reason}{place}")
@@ -270,7 +270,7 @@ def _tell_rows(table: "pd.DataFrame") -> None:
     qualify = table.status == ""
     if qualify.any():
         _say(table[qualify][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
-    others = "".join(f"\n{line}" for line in _told_reasons(table[~qualify], len(table)))
+    others = "".join(f"\n{line}" for line in _told_reasons(_reasons(table[~qualify]), len(table)))
     _say(f"{qualify.sum()} of {len(table)} rows qualify{'; the others:' if others else '.'}{others}")
 
 # %% ../nbs/cli.ipynb #4f66e759
@@ -400,8 +400,9 @@ def summary(rows: "pd.DataFrame", limit: int = 20, table: str = "") -> str:
     splits = ", ".join(f"{split} {n}" for split, n in counts)
     lines = [f"{len(kept)} clips kept of {len(rows)} rows tried: {splits}."]
     if len(rejected):
-        lines += [f"{len(rejected)} rejected:", *_told_reasons(rejected, limit)]
-        is_whole = len(_reasons(rejected)) == len(rejected) <= limit
+        reasons = _reasons(rejected)
+        lines += [f"{len(rejected)} rejected:", *_told_reasons(reasons, limit)]
+        is_whole = len(reasons) == len(rejected) <= limit
         lines += [f"Each of them with its reason: {table}"] * bool(table and not is_whole)
     return "\n".join(lines)
 

@@ -43,7 +43,6 @@ class _Jobs:
 # %% ../../nbs/data/engine.ipynb #8c2f7ed9
 LEAVE_SECONDS = 10.0  # that threads have to end the step they are at, when the rest is called off
 TELL_SECONDS = 0.5  # after which it is told that they are waited for
-TELL_SECONDS = 0.5  # after which it is told that they are waited for
 EVENTS_WAITING = 8  # for each worker, at most
 _END = object()  # the event after a job's last
 

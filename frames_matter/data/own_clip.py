@@ -30,15 +30,7 @@ CAPTION_SUFFIXES = (*TEXT_SUFFIXES, ".json")
 LARGEST_CAPTION = 2**20  # bytes of a caption's file
 LARGEST_VIDEO = 8 * 2**30  # bytes of a video in a tar
 UNREADABLE = "it cannot be read: see to its permissions"
-GIVEN_FIELDS = (
-    "path",
-    "url",
-    "caption",
-    "start",
-    "end",
-    "source",
-    "split",
-)  # what may be said of a clip
+GIVEN_FIELDS = ("path", "url", "caption", "start", "end", "source", "split")  # what may be said of a clip
 OTHER_NAMES = {  # what a field is called where nothing is called by its name
     "path": ("video", "file", "filename", "file_name", "filepath", "file_path", "video_path", "video_file"),
     "caption": ("text", "captions"),
