@@ -388,29 +388,15 @@ def test_sound(tmp_path):
         tmp_path / "film.mp4",
     )
 
-    def streams(name, **options):
-        return subprocess.run(
-            [find_ffmpeg(), "-i", str(cut_clip(tmp_path / "film.mp4", tmp_path / name, 1, 4, **options))],
-            capture_output=True,
-            text=True,
-        ).stderr
+    def streams(source, name, *span, **options):
+        cut_clip(tmp_path / source, tmp_path / name, *span, **options)
+        return subprocess.run([find_ffmpeg(), "-i", tmp_path / name], capture_output=True, text=True).stderr
 
-    assert "Audio" not in streams("quiet.mp4") and "Audio: aac" in streams("loud.mp4", audio=True)
-    assert (tmp_path / "loud.mp4").read_bytes() == cut_clip(
-        tmp_path / "film.mp4", tmp_path / "again.mp4", 1, 4, audio=True
-    ).read_bytes()
-    assert (
-        "Audio"
-        not in subprocess.run(
-            [
-                find_ffmpeg(),
-                "-i",
-                str(cut_clip(tmp_path / "quiet.mp4", tmp_path / "still_quiet.mp4", 0, 2, audio=True)),
-            ],
-            capture_output=True,
-            text=True,
-        ).stderr
-    )
+    assert "Audio" not in streams("film.mp4", "quiet.mp4", 1, 4)
+    assert "Audio: aac" in streams("film.mp4", "loud.mp4", 1, 4, audio=True)
+    streams("film.mp4", "again.mp4", 1, 4, audio=True)
+    assert (tmp_path / "loud.mp4").read_bytes() == (tmp_path / "again.mp4").read_bytes()
+    assert "Audio" not in streams("quiet.mp4", "still_quiet.mp4", 0, 2, audio=True)
 
 
 # --- processes ---
@@ -449,7 +435,7 @@ class Dying(Ledger):
 def halfway(stream):
     while not seen:  # until one is recorded as fetched
         time.sleep(0.01)
-    run_ffmpeg(stream, "./halfway")
+    return run_ffmpeg(stream, "./halfway")
 
 work = functools.partial(make_clips, cut=functools.partial(cut_clip, run=halfway)) if point == "cutting" else make_clips
 tools = BuildTools(work=work, ledger=Dying, piece=4 if point == "rows" else 1000)

@@ -111,7 +111,8 @@ def test_a_cut_has_each_frame_of_its_span_once(name, span, all_shown, tmp_path):
     start = start if start >= 0 else end - 1
     if end > timeline.length:
         pytest.skip("the film is shorter")
-    facts = check_clip(cut_clip(FILMS / name, tmp_path / "clip.mp4", start, end))
+    cut_clip(FILMS / name, tmp_path / "clip.mp4", start, end)
+    facts = check_clip(tmp_path / "clip.mp4")
     times = VideoFile(FILMS / name, count=True).timeline.times
     expected = [shown for shown, time in zip(all_shown(name), times, strict=True) if start - 1e-6 <= time < end - 1e-6]
     assert numbers(read_frames(tmp_path / "clip.mp4")) == expected and facts["frames"] == len(expected)
@@ -139,7 +140,8 @@ def test_a_slip_of_the_clock_does_not_stop_it(tmp_path):
     for count in (False, True):
         assert np.allclose(timeline_of(path, count).times, expected)
     assert len(read_frames(path)) == 60
-    assert check_clip(cut_clip(path, tmp_path / "clip.mp4", 0.5, 0.7))["frames"] == 3
+    cut_clip(path, tmp_path / "clip.mp4", 0.5, 0.7)
+    assert check_clip(tmp_path / "clip.mp4")["frames"] == 3
 
 
 def test_a_cut_has_one_stream_and_no_chapters(tmp_path):
@@ -252,7 +254,8 @@ def test_damage_is_told(damaged, tmp_path):
 def test_what_lies_before_the_damage_is_cut(damaged, tmp_path):
     if damaged.suffix == ".avi":
         pytest.skip("the times of B-frames in an AVI have to be counted to its end")
-    assert check_clip(cut_clip(damaged, tmp_path / "clip.mp4", 0.4, 2.4))["frames"] == 50
+    cut_clip(damaged, tmp_path / "clip.mp4", 0.4, 2.4)
+    assert check_clip(tmp_path / "clip.mp4")["frames"] == 50
 
 
 @pytest.mark.parametrize("name", ["src.ts", "copycut.mp4", "drops.mkv", "xvid_bf.avi", "mpg.mpg"])

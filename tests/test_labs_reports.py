@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from frames_matter.base.profiles import get_profile, results_dir
+from frames_matter.base.profiles import WORLDS, get_profile, results_dir
 from frames_matter.base.registry import Registry
-from frames_matter.labs import audit, cross_validation, frames, ladder, losses
+from frames_matter.labs import audit, cross_validation, frames, ladder, losses, shifts
 from frames_matter.labs.laboratory import Laboratory
 from frames_matter.labs.registry import LABORATORIES
 from frames_matter.report.reader import Layout, published
@@ -54,6 +54,48 @@ def assert_written_once(laboratory, folder, tables, figures):
     assert set(first) == names | {f"figures/{f}.png" for f in figures}
     (folder / "runs.jsonl").write_text("")
     assert laboratory.write("mini") == ([], []) and laboratory.sentence("mini") == ""
+
+
+# --- shifts ---
+
+
+def ranked(found_first, rng):
+    "Metrics of a run of which so large a share is found first, and the rest second."
+    ranks = np.where(rng.random(120) < found_first, 1, 2)
+    return dict(t2v_r1=100 * float((ranks == 1).mean()), ranks_t2v=ranks.tolist())
+
+
+def shift_records():
+    "In three worlds each: at home training takes, in the dark it gives, and what else there is changes nothing."
+    found = []
+    for name, world in WORLDS.items():
+        if world.results != "mini" or world.light == "mild":
+            continue
+        gain = 0.3 if world.light == "strong" else -0.3 if name == f"mini-{world.seed}" else 0.0
+        rng = np.random.default_rng([world.seed, *name.encode()])
+        zero = dict(profile=name, method="zero_shot", epochs=0, data=name)
+        found += [record("shifts", ranked(0.5, rng), n=120, sampling=s, **zero) for s in ("uniform", "mean")]
+        for method in shifts.TRAINED:
+            for seed in range(3):
+                cell = dict(profile=name, method=method, epochs=20, seed=seed, data=name)
+                found.append(record("shifts", ranked(0.5 + gain, rng), n=120, **cell))
+    return found
+
+
+def test_shifts(store):
+    folder = store(shift_records())
+    runs = shifts.SHIFTS.load("mini")
+    table = shifts.table_shifts(runs)["verdict"].unstack()
+    assert (table.loc["light, strong"] == "better").all()
+    assert (table.loc["at home"] == "worse").all()
+    assert table.loc["noise, strong"].isin(["cannot be told", "within 2 points"]).all()
+    assert shifts.table_shifts(runs).loc["at home", "worlds"].tolist() == [3, 3]
+    assert shifts.table_shifts(runs).loc["noise, mild", "worlds"].tolist() == [3, 3]
+    assert "finds more: light, strong (+1" in shifts.SHIFTS.sentence("mini")
+    spread = shifts.table_spread(runs)
+    assert spread.sum(axis=1).to_numpy() == pytest.approx(1)
+    names = ("shifts", "shift_frames", "shift_spread")
+    assert_written_once(shifts.SHIFTS, folder, names, ("shifts",))
 
 
 # --- the audit ---

@@ -10,6 +10,7 @@ from frames_matter.base.errors import UserError
 from frames_matter.metrics.simulation import CASES, SCORE_OF, Folds, World, answers, claims, folds_claims, sources
 from frames_matter.metrics.stats import (
     MARGIN,
+    Estimate,
     comparisons,
     corrected,
     detectable,
@@ -17,7 +18,9 @@ from frames_matter.metrics.stats import (
     holm,
     judged,
     mean_with_interval,
+    over_worlds,
     paired,
+    parts_of_spread,
     wilson,
 )
 
@@ -182,3 +185,45 @@ def test_scores_that_cannot_be_compared_are_one_sentence():
     ):
         with pytest.raises(UserError):
             comparisons({"q": (a, b)}, groups)
+
+
+# --- worlds ---
+
+
+def found_in(values, se=0.01, share=0.25):
+    "Estimates of so many worlds."
+    return [Estimate(value, se, videos=40, share=share) for value in values]
+
+
+def test_means_over_worlds_are_an_analysis_of_variance_in_one_way():
+    "Two questions of three worlds each: four degrees of freedom, and one of one world that borrows their spread."
+    by_question = {"a": [0.1, 0.12, 0.17], "b": [-0.2, -0.25, -0.21], "c": [0.3]}
+    found = over_worlds({question: found_in(values) for question, values in by_question.items()})
+    pooled = np.sqrt((2 * np.var(by_question["a"], ddof=1) + 2 * np.var(by_question["b"], ddof=1)) / 4)
+    for question, values in by_question.items():
+        low, high = found[question].interval()
+        reach = student.isf(0.025, 4) * pooled / np.sqrt(len(values))
+        assert (low, high) == pytest.approx((np.mean(values) - reach, np.mean(values) + reach))
+
+
+def test_of_one_world_nothing_is_told_of_others():
+    assert judged(over_worlds({"a": found_in([0.5]), "b": found_in([0.4])})).verdict.eq("cannot be told").all()
+
+
+def test_worlds_hold_the_level():
+    "Without a difference, four questions of three worlds each: one in twenty is claimed."
+    rng = np.random.default_rng(0)
+    rejected = 0
+    for _ in range(2000):
+        drawn = rng.normal(0, 0.03, (4, 3)) + rng.normal(0, 0.01, (4, 3))
+        found = over_worlds({i: found_in(values) for i, values in enumerate(drawn)})
+        rejected += abs(found[0].value / found[0].se) > found[0].quantile(0.025)
+    assert 80 <= rejected <= 122  # 5 % of 2000 and two standard errors
+
+
+def test_parts_of_spread_add_up():
+    rng = np.random.default_rng(1)
+    parts = parts_of_spread(found_in(rng.normal(0, 0.03, 200), se=0.02))
+    assert sum(parts.values()) == pytest.approx(1)
+    assert parts["seeds"] == pytest.approx(0.25 * (parts["seeds"] + parts["clips"]))
+    assert parts["worlds"] == pytest.approx(1 - 0.02**2 / 0.03**2, abs=0.12)

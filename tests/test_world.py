@@ -2,29 +2,50 @@
 
 import hashlib
 import json
+import platform
 import random
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from frames_matter.base.errors import UserError
+from frames_matter.base.ffmpeg import find_ffmpeg
+from frames_matter.data.cut import cut_clip
+from frames_matter.video.frames import read_clip
+from frames_matter.world import films
 from frames_matter.world.captions import caption
-from frames_matter.world.films import WORLD_VERSION, draw_up
-from frames_matter.world.nano import FACTS, UNKNOWN, fact_labels
+from frames_matter.world.films import WORLD_VERSION, as_yuv420, draw_up, encode_video, random_video
+from frames_matter.world.nano import FACTS, FRAME_WAYS, UNKNOWN, Pretraining, Stage, fact_labels, slice_clip
 from frames_matter.world.rendering import evidence, render
 from frames_matter.world.scenes import FACT_KINDS, flip, random_scene
+from frames_matter.world.shifts import NO_SHIFT, Shift
 from frames_matter.world.truth import relevance, scene_of
 
 FRAMES = Path(__file__).parent / "golden" / "world_frames.npz"
 TABLES = {  # of draw_up(42, 10, 6), for each version of the world
     2: "5bb5fc2901e70e32815af724a4f96929ff0ce90e6ebbc6b48f04a17d354952d1",
+    3: "bd8dad4f904e8427e08876162ba60cd46a71cb1313afde318d2e290994f8bba8",
 }
 
 
-def scene_of_kind(kind):
+SHIFTED = {
+    "light": Shift(light="strong"),
+    "noise": Shift(noise="strong"),
+    "novelty": Shift(novelty="strong"),
+    "all": Shift(*["mild"] * 4),
+}
+
+
+def scene_of_kind(kind, shift=NO_SHIFT):
     "One scene of a kind, always the same."
-    return random_scene(random.Random(kind), kind, seconds=6)
+    return random_scene(random.Random(kind), kind, seconds=6, novelty=shift.novelty)
+
+
+def drawn(kind, shift=NO_SHIFT):
+    return render(scene_of_kind(kind, shift), [0.1, 0.9], height=24, width=32, shift=shift)
 
 
 def test_rows_and_truth_are_of_their_version():
@@ -36,11 +57,55 @@ def test_rows_and_truth_are_of_their_version():
 
 @pytest.mark.parametrize("kind", FACT_KINDS)
 def test_pixels_are_of_their_version(kind):
-    "Frames of every kind of fact against stored ones; one grey level is left to a machine's last digits."
+    "Frames of every kind of fact against stored ones, to the last grey level: on every machine."
     with np.load(FRAMES) as golden:
-        stored = golden[kind]
-    drawn = render(scene_of_kind(kind), [0.1, 0.9], height=24, width=32)
-    assert np.abs(drawn.astype(int) - stored).max() <= 1
+        assert np.array_equal(drawn(kind), golden[kind])
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_pixels_of_a_shifted_world_are_of_their_version(name):
+    with np.load(FRAMES) as golden:
+        assert np.array_equal(drawn("appearance", SHIFTED[name]), golden[name])
+
+
+def without(row, *names):
+    return {name: value for name, value in row.items() if name not in names}
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_shift_changes_what_it_names_and_nothing_else(name):
+    shift = SHIFTED[name]
+    (videos, rows, truth, damaged), shifted = draw_up(3, 4, 2), draw_up(3, 4, 2, shift=shift)
+    is_new, is_reworded = shift.novelty != "none", shift.wording != "none"
+    assert [video.id for video in videos] == [video.id for video in shifted[0]]
+    assert damaged == shifted[3]
+    assert [without(row, "Caption") for row in rows] == [without(row, "Caption") for row in shifted[1]]
+    same = [row == other for row, other in zip(truth, shifted[2], strict=True)]
+    assert all(same) == (not is_new and not is_reworded)
+    for row, other in zip(truth, shifted[2], strict=True):
+        assert without(row["facts"], "subject", "other") == without(other["facts"], "subject", "other")
+        assert (row["facts"] == other["facts"]) or is_new
+        assert row["evidence"] == other["evidence"]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of an x86 processor's instructions")
+def test_what_a_clip_shows_does_not_hang_on_the_encoder(tmp_path, monkeypatch):
+    "Encoded by each code path of x264, films and clips decode to the pixels that were rendered."
+    video = random_video(random.Random(3), 2)
+    start, scene = video.scenes[0].seconds, video.scenes[1]
+    n = round(scene.seconds * video.fps)
+    rendered = as_yuv420(render(scene, np.arange(n) / n))
+    frames, command = [], films._encoder_command
+    for instructions in ("none", "sse2", "avx2", "avx512"):
+        path, clip = tmp_path / f"{instructions}.mp4", tmp_path / f"{instructions}_clip.mp4"
+        told = ["-x264-params", f"asm={instructions}"]
+        monkeypatch.setattr(films, "_encoder_command", lambda fps, told=told: [*command(fps), *told])
+        encode_video(video, path)
+        assert cut_clip(path, clip, start, start + scene.seconds) == hashlib.sha256(rendered).hexdigest()
+        frames.append(read_clip(clip, size=64))
+    assert all(np.array_equal(frames[0], others) for others in frames)
+    words = [find_ffmpeg(), "-v", "error", "-i", clip, "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"]
+    assert subprocess.run(words, capture_output=True, check=True).stdout == rendered
 
 
 @pytest.mark.parametrize("kind", FACT_KINDS)
@@ -84,3 +149,37 @@ def test_labels_leave_out_what_is_not_stated(kind):
     assert labels["size"] == labels["background"] == UNKNOWN
     assert labels["texture"] != UNKNOWN
     assert FACTS["kind"][labels["kind"]] == kind
+
+
+@pytest.mark.parametrize("way", FRAME_WAYS)
+def test_a_way_to_take_frames_takes_eight_of_the_clip_in_order(way):
+    for n in range(24, 114):
+        taken = FRAME_WAYS[way].take(random.Random(n), n)
+        assert len(taken) == 8
+        assert taken == sorted(taken)
+        assert 0 <= taken[0] <= taken[-1] < n
+
+
+def test_the_slice_takes_frames_in_the_ways_that_are_named():
+    "By name, a name that is none is told; half of the slice was taken evenly once, and a model has its favourites."
+    evenly = Pretraining(frame_ways=("evenly",))
+    times = [np.diff(slice_clip(evenly, i).times) for i in range(20)]
+    assert all(np.allclose(steps, steps[0]) for steps in times)
+    blended = sum(slice_clip(Pretraining(), i).is_blended for i in range(400))
+    assert 5 <= blended <= 40  # 20 are expected
+    with pytest.raises(UserError, match="Unknown way to take frames 'often'; valid: "):
+        slice_clip(Pretraining(frame_ways=("often",)), 0)
+
+
+def test_labels_say_which_thing_has_which_colour():
+    "The foil of an appearance has the same colours and shapes; only pairs of them tell it apart."
+    scene = scene_of_kind("appearance")
+    names = list(FACTS)
+    true, foil = (dict(zip(names, fact_labels(s), strict=True)) for s in (scene, flip(scene)))
+    assert {name for name in names if true[name] != foil[name]} == {scene.subject.shape, scene.other.shape}
+    assert FACTS[scene.subject.shape][true[scene.subject.shape]] == scene.subject.colour
+
+
+def test_stages_follow_one_another():
+    config = Pretraining(stages=(Stage(3, 1e-3), Stage(2, 1e-4)))
+    assert config.steps == 5

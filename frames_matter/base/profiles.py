@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEMPERATURE', 'HARD_NEGATIVE_WEIGHT', 'MAX_BYTES', 'NAME', 'RESULTS', 'REVISION', 'LINE', 'Line', 'Seed', 'Seconds',
-           'Epochs', 'FIELDS', 'DESCRIBED', 'OF_LESSONS', 'PROFILES', 'ClipFields', 'TrainingFields', 'MachineFields',
-           'Profile', 'registered', 'get_profile', 'as_profile', 'larger', 'data_dir', 'manifest_dir', 'results_dir',
+           'Epochs', 'Strength', 'SHIFT_FIELDS', 'WORLD_SEEDS', 'WORLD_POOL', 'FIELDS', 'DESCRIBED', 'OF_LESSONS',
+           'PROFILES', 'WORLDS', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile', 'registered',
+           'get_profile', 'as_profile', 'larger', 'worlds_of', 'data_dir', 'manifest_dir', 'results_dir',
            'assert_own_results', 'draft', 'register', 'registered_unless_refused']
 
 # %% ../../nbs/base/profiles.ipynb #6553260c
@@ -46,6 +47,10 @@ Line = Annotated[str, Meta(pattern=LINE)]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # what numpy takes
 Seconds = Annotated[float, Meta(ge=0, le=1_000_000)]
 Epochs = Annotated[int, Meta(ge=0, le=100_000)]
+Strength = Literal["none", "mild", "strong"]  # of a shift of the world
+SHIFT_FIELDS = ("light", "noise", "wording", "novelty")
+WORLD_SEEDS = (42, 43, 44)  # of worlds that are drawn to see how much hangs on the world
+WORLD_POOL = 120  # clips of the pool of each of them
 
 # %% ../../nbs/base/profiles.ipynb #ed31e5c2
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class ClipFields:
         videos.
     n_pool
         Further clips, from other source videos, that only the sound protocol is tested on.
+    light, noise, wording, novelty
+        Of the world: how far it is from the one that viclip-nano was pretrained on, "none", "mild" or "strong".
     min_seconds, max_seconds
         The shortest and the longest clip taken.
     min_score
@@ -91,6 +98,10 @@ class ClipFields:
     n_clips: Annotated[int, Meta(ge=1, le=10_000_000)] = 50
     whole_videos: bool = False
     n_pool: Annotated[int, Meta(ge=0, le=10_000_000)] = 240
+    light: Strength = "none"
+    noise: Strength = "none"
+    wording: Strength = "none"
+    novelty: Strength = "none"
     min_seconds: Seconds = 3.0
     max_seconds: Seconds = 15.0
     min_score: Annotated[float, Meta(ge=-1000, le=1000)] = 4.0
@@ -248,6 +259,32 @@ _SHIPPED = (
 )
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _SHIPPED}
 
+
+def _worlds(base: Profile, strengths: tuple[str, ...], seeds: tuple[int, ...]) -> list[Profile]:
+    "Worlds beside a profile's own: at home, and with each shift in these strengths; one a seed."
+    far = [{shift: strength} for shift in SHIFT_FIELDS for strength in strengths]
+    return [
+        dataclasses.replace(
+            base,
+            name="-".join([base.name, *(f"{shift}-{strength}" for shift, strength in shifts.items()), str(seed)]),
+            seed=seed,
+            n_pool=min(base.n_pool, WORLD_POOL),
+            results=base.name,
+            **shifts,
+        )
+        for shifts in [{}, *far]
+        for seed in seeds
+    ]
+
+
+WORLDS: dict[str, Profile] = {  # for a laboratory: by the profile, the shift and the seed, as in mini-light-strong-43
+    world.name: world
+    for world in [
+        *_worlds(PROFILES["smoke"], ("strong",), WORLD_SEEDS[:1]),
+        *_worlds(PROFILES["mini"], ("mild", "strong"), WORLD_SEEDS),
+    ]
+}
+
 # %% ../../nbs/base/profiles.ipynb #c63a51d6
 def _checked(field: str, value: Any, present: Any) -> Any:
     "`value` as the type of the field's present value, unless it is none or outside the limits beside the field."
@@ -402,7 +439,7 @@ def get_profile(name: str = "mini", /, **overrides: Any) -> Profile:
     Parameters
     ----------
     name : str
-        A name in `PROFILES`, or one that was registered.
+        A name in `PROFILES` or `WORLDS`, or one that was registered.
     **overrides : object
         Any field of `Profile` but its name; of the field's type, or what JSON can say for it.
 
@@ -412,7 +449,8 @@ def get_profile(name: str = "mini", /, **overrides: Any) -> Profile:
         If the name or a field is unknown (the valid ones are listed), a value is of another type, or the profile
         asks for a computation that does not exist.
     """
-    return _replaced(PROFILES[name] if name in PROFILES else _registered(name), overrides)
+    shipped = PROFILES | WORLDS
+    return _replaced(shipped[name] if name in shipped else _registered(name), overrides)
 
 
 def as_profile(profile: str | Profile) -> Profile:
@@ -439,11 +477,25 @@ def larger(profile: Profile) -> Profile:
     profile : Profile
         Any other comes back as it is.
     """
-    if profile.name != "mini":
-        return profile
-    plain = PROFILES["mini"]
+    return _beside(profile, PROFILES["mini1000"]) if profile.name == "mini" else profile
+
+
+def _beside(profile: Profile, other: Profile) -> Profile:
+    "Another profile that comes with the package, with what was replaced in this one."
+    plain = PROFILES[profile.name]
     changed = {name: value for name, value in vars(profile).items() if value != getattr(plain, name)}
-    return dataclasses.replace(PROFILES["mini1000"], **changed)
+    return dataclasses.replace(other, **changed)
+
+
+def worlds_of(profile: Profile) -> list[Profile]:
+    """The worlds beside a profile's own, with what was replaced in it: at home and shifted, several of each.
+
+    Parameters
+    ----------
+    profile : Profile
+        smoke or mini; others have none.
+    """
+    return [_beside(profile, world) for world in WORLDS.values() if world.results == profile.name]
 
 # %% ../../nbs/base/profiles.ipynb #de122ad8
 def data_dir(profile: Profile) -> Path:
@@ -513,7 +565,7 @@ def draft(name: str, like: str = "mini", **fields: Any) -> Profile:
     """
     if not re.match(NAME, str(name)):
         raise UserError(f"{shown(repr(name), 60)} cannot be a profile's name; take {_LETTERS}.")
-    if name in PROFILES:
+    if name in PROFILES | WORLDS:
         raise UserError(f"{name!r} is the name of a profile that comes with the package; choose another.")
     profile = _replaced(dataclasses.replace(choose(like, PROFILES, "profile"), name=name), fields)
     if _record(name).is_file():

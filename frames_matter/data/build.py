@@ -254,7 +254,7 @@ def _deal_splits(build):
 # %% ../../nbs/data/build.ipynb #6c7c1464
 MANIFEST_COLUMNS = [
     *("clip_id", "youtube_id", "start", "end", "caption", "aesthetic_score", "split", "status", "reason"),
-    *("sha256", "bytes", "frames", "fps", "width", "height", "seconds"),
+    *("pictures", "sha256", "bytes", "frames", "fps", "width", "height", "seconds"),
 ]
 
 
@@ -296,11 +296,13 @@ MANIFEST_README = """# Clips of the profile `{name}`
 | caption, aesthetic_score | from the metadata table |
 | split | train, alignment (validation) and test of the study; pool: the larger test set, from other source videos |
 | status, reason | kept, or rejected and why |
+| pictures | SHA-256 of the clip's pictures before they were encoded: what the clip shows, whoever encodes it |
 | sha256, bytes | of the clip's file |
 | frames, fps, width, height, seconds | from decoding the whole clip |
 {address}
 `SHA256SUMS` repeats the checksums in the form that `sha256sum -c` reads, run in the folder of the clips. \
-They hold for one version of ffmpeg and its encoder; another encodes the same pictures to other bytes.
+They hold for one version of ffmpeg and one kind of processor; others encode the same pictures to other bytes, and \
+what the data set is, and so what runs are of it, does not hang on them.
 
 Rebuild: `frames-matter dataset build --profile {name}`.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import ffmpeg
 
 from ..base.errors import UserError
-from ..base.ffmpeg import find_ffmpeg, keep_times, only_files, same_everywhere
+from ..base.ffmpeg import find_ffmpeg, keep_times, only_files
 from ..base.files import atomic_path, disk_error, file_sha256
 from .row_checks import Rejected
 from ..video.containers import BadVideo
@@ -26,6 +26,7 @@ from frames_matter.video.decoding import (
     clock_of,
     frames_between,
     frames_until,
+    open_video,
     timeline_of,
 )
 from ..video.frames import check_decodes
@@ -81,8 +82,10 @@ def cut_clip(
     end: float,
     audio: bool = False,
     run: Callable | None = None,
-) -> Path:
+) -> str:
     """Cut the frames that appear in [start, end) out of a video: H.264, each of them once, at its time.
+
+    What came without loss stays without loss: a clip of H.264 that was encoded losslessly holds the same pictures.
 
     Parameters
     ----------
@@ -95,7 +98,12 @@ def cut_clip(
     audio : bool
         Keep the sound, if there is any.
     run : callable
-        What runs ffmpeg on an ffmpeg-python stream; default: `run_ffmpeg`.
+        What runs ffmpeg on an ffmpeg-python stream, and returns what it wrote to stdout; default: `run_ffmpeg`.
+
+    Returns
+    -------
+    str
+        What the clip shows, whatever the encoder makes of it: the SHA-256 of its pictures before they are encoded.
 
     Raises
     ------
@@ -108,12 +116,12 @@ def cut_clip(
     _check_span(timeline, start, end)
     with atomic_path(target) as tmp:
         cut = _Cut(str(source), str(tmp), str(target), audio, run or run_ffmpeg)
-        if timeline.is_indexed and cut.by_index(timeline, frames_between(timeline, start, end)):
-            return Path(target)
+        if timeline.is_indexed and (pictures := cut.by_index(timeline, frames_between(timeline, start, end))):
+            return pictures
         timeline = _timeline_held(source, timeline, end)
-        if not cut.from_beginning(timeline, frames_between(timeline, start, end)):
-            raise Unfit("not cut: its frames do not come as its timestamps say", "damaged")
-    return Path(target)
+        if pictures := cut.from_beginning(timeline, frames_between(timeline, start, end)):
+            return pictures
+        raise Unfit("not cut: its frames do not come as its timestamps say", "damaged")
 
 # %% ../../nbs/data/cut.ipynb #54d4ac25
 @functools.lru_cache(8)
@@ -173,37 +181,54 @@ class _Cut:
     run: Callable
 
     def by_index(self, timeline, numbers):
-        "Whether a clip came of going to the key frame before it; damage on the way is left to a second look."
+        "The pictures' hash, if a clip came of going to the key frame before it; damage is left to a second look."
         first, last = (int(timeline.ticks[i]) for i in (numbers.start, numbers.stop - 1))
         seek = {} if numbers.start == 0 else dict(ss=f"{timeline.times[numbers.start]:.6f}", noaccurate_seek=None)
         trim = f"trim=start_pts={first}:end_pts={last + 1}"
         try:
             return self._write(timeline, numbers, trim, seek, ["-xerror"])
         except Unfit:
-            return False
+            return ""
 
     def from_beginning(self, timeline, numbers):
-        "Whether a clip came of decoding all that is before it."
+        "The pictures' hash, if a clip came of decoding all that is before it."
         trim = f"trim=start_frame={numbers.start}:end_frame={numbers.stop}"
         return self._write(timeline, numbers, trim, {}, [])
 
     def _write(self, timeline, numbers, trim, seek, strictness):
-        "Whether the clip that ffmpeg writes has as many frames as it should."
+        "The hash of what ffmpeg encodes; empty unless the clip that it writes has as many frames as it should."
         video = ffmpeg.input(f"file:{self.source}", copyts=None, **seek, **only_files())
-        streams = [video[str(timeline.stream)], *([video["a:0?"]] if self.audio else [])]  # sound, if there is any
-        stream = ffmpeg.output(*streams, self.tmp, **_encoding(timeline, numbers, trim, self.audio))
+        picture, sound = video[str(timeline.stream)], [video["a:0?"]] if self.audio else []  # if there is any
+        pictures = dict(vf=_pictures(trim), pix_fmt="yuv420p", **keep_times())
+        clip = ffmpeg.output(
+            picture, *sound, self.tmp, **pictures, **_encoding(self.source, timeline, numbers, self.audio)
+        )
+        told = ffmpeg.output(picture, "pipe:", vcodec="rawvideo", format="hash", hash="sha256", **pictures)
         try:
-            self.run(stream.global_args(*strictness))
+            said = self.run(ffmpeg.merge_outputs(clip, told).global_args(*strictness))
         except ffmpeg.Error as e:
             raise why_not_cut((e.stderr or b"").decode(errors="replace"), self.target) from e
         try:
-            return len(timeline_of(self.tmp)) == len(numbers)
+            is_whole = len(timeline_of(self.tmp)) == len(numbers)
         except UserError:
-            return False
+            return ""
+        return said.decode().strip().lower().removeprefix("sha256=") if is_whole else ""
 
 # %% ../../nbs/data/cut.ipynb #52152e55
-def _encoding(timeline, numbers, trim, audio):
-    "Options of the output: the same input gives the same bytes."
+def _pictures(trim):
+    "The filters that give a clip's pictures: of even sides, and the same whatever the processor can do."
+    return f"{trim},setpts=PTS-STARTPTS,scale=trunc(iw/2)*2:trunc(ih/2)*2:flags=bicubic+accurate_rnd+bitexact"
+
+
+def _is_lossless(source):
+    "Whether a video is H.264 that was encoded without loss: only then has this profile pictures of this kind."
+    with open_video(source) as (_, stream):
+        decoder = stream.codec_context
+        return decoder.name == "h264" and decoder.profile == "High 4:4:4 Predictive" and decoder.pix_fmt == "yuv420p"
+
+
+def _encoding(source, timeline, numbers, audio):
+    "Options of the clip: the same input gives the same bytes from the same encoder."
     start, clock = timeline.ticks[numbers.start] * float(timeline.tick), clock_of(timeline, numbers)
     end = (timeline.ticks[numbers.stop] if numbers.stop < len(timeline) else timeline.end) * float(timeline.tick)
     sound = {
@@ -215,9 +240,6 @@ def _encoding(timeline, numbers, trim, audio):
     return dict(
         vcodec="libx264",
         preset="veryfast",
-        crf=18,
-        pix_fmt="yuv420p",
-        vf=f"{trim},setpts=PTS-STARTPTS,scale=trunc(iw/2)*2:trunc(ih/2)*2",
         enc_time_base=f"{clock.numerator}:{clock.denominator}",
         threads=1,
         map_metadata=-1,
@@ -226,13 +248,12 @@ def _encoding(timeline, numbers, trim, audio):
         fflags="+bitexact",
         movflags="+faststart",
         **{"flags:v": "+bitexact"},
+        **({"qp": 0} if _is_lossless(source) else {"crf": 18}),
         **(sound if audio else {"an": None}),
-        **keep_times(),
-        **same_everywhere(),
     )
 
 # %% ../../nbs/data/cut.ipynb #16b08dfa
-def run_ffmpeg(stream: ffmpeg.nodes.OutputStream, program: str | Path = "") -> None:
+def run_ffmpeg(stream: ffmpeg.nodes.OutputStream, program: str | Path = "") -> bytes:
     """Run ffmpeg and keep what it says.
 
     Parameters
@@ -242,13 +263,21 @@ def run_ffmpeg(stream: ffmpeg.nodes.OutputStream, program: str | Path = "") -> N
     program : str or Path
         The ffmpeg; default: the one that `find_ffmpeg` finds.
 
+    Returns
+    -------
+    bytes
+        What it wrote to stdout.
+
     Raises
     ------
     ffmpeg.Error
         If it fails; its `stderr` has what was said.
     """
     quiet = stream.global_args("-v", "error", "-nostdin")
-    quiet.run(cmd=str(program) or find_ffmpeg(), capture_stdout=True, capture_stderr=True, overwrite_output=True)
+    out, _ = quiet.run(
+        cmd=str(program) or find_ffmpeg(), capture_stdout=True, capture_stderr=True, overwrite_output=True
+    )
+    return out
 
 # %% ../../nbs/data/cut.ipynb #9c9ebbc7
 def check_clip(path: str | Path) -> dict:

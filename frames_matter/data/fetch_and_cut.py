@@ -131,8 +131,9 @@ def _make_clip(row, had, job, cut):
     position, start, end = row["position"], row["start"], row["end"]
     try:
         if row["state"] != "cut":
-            cut(had.path, target, start - had.offset, end - had.offset, job.audio)
-            yield dict(rows=[position], state="cut", sha256=file_sha256(target), bytes=target.stat().st_size)
+            pictures = cut(had.path, target, start - had.offset, end - had.offset, job.audio)
+            file = dict(sha256=file_sha256(target), bytes=target.stat().st_size)
+            yield dict(rows=[position], state="cut", pictures=pictures, **file)
         yield dict(rows=[position], state="checked", **check_clip(target))
     except Unfit as e:
         _assert_disks_answer(Path(job.folder), had.path if had else target)

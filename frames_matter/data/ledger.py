@@ -40,11 +40,11 @@ from ..base.json_input import parse_json
 # %% ../../nbs/data/ledger.ipynb #81af9278
 STATES = ("selected", "fetched", "cut", "checked", "rejected")
 END_STATES = ("checked", "rejected")
-CLIP_FIELDS = ("sha256", "bytes", "frames", "fps", "width", "height", "seconds")  # what is known of a clip
+CLIP_FIELDS = ("pictures", "sha256", "bytes", "frames", "fps", "width", "height", "seconds")  # what is known of a clip
 EVENT_FIELDS = ("kind", "reason", "passing", *CLIP_FIELDS)  # what an event may tell of its rows
 
 # %% ../../nbs/data/ledger.ipynb #df18566e
-_FORM = 1  # of the tables; raise it when they change
+_FORM = 2  # of the tables; raise it when they change
 _TABLES = f"""
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (
@@ -58,7 +58,7 @@ CREATE TABLE rows (
     state TEXT NOT NULL CHECK (state IN {STATES}), kind TEXT, reason TEXT, passing INTEGER,
     attempts INTEGER NOT NULL DEFAULT 0,
     {", ".join(f"{state}_at REAL" for state in STATES)},
-    sha256 TEXT, bytes INTEGER, frames INTEGER, fps REAL, width INTEGER, height INTEGER, seconds REAL
+    pictures TEXT, sha256 TEXT, bytes INTEGER, frames INTEGER, fps REAL, width INTEGER, height INTEGER, seconds REAL
 );
 CREATE INDEX by_clip ON rows (clip_id);
 CREATE INDEX by_source ON rows (source, position);

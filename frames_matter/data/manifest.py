@@ -79,7 +79,7 @@ def read_manifest(table: Path, check_names: bool = True) -> pd.DataFrame:
     if not table.is_file():
         assert_not_held(data / "ledger.sqlite")
         raise UserError(f"No manifest at {table}; {_how_to_have(table)}.")
-    texts = dict.fromkeys((*NEEDED, "reason", "sha256", "address"), str)
+    texts = dict.fromkeys((*NEEDED, "reason", "pictures", "sha256", "address"), str)
     try:
         manifest = pd.read_csv(table, dtype=texts, keep_default_na=False, na_values=[""])
     except (ValueError, UnicodeDecodeError) as e:
@@ -140,9 +140,22 @@ def _assert_names(kept, table):
 
 # %% ../../nbs/data/manifest.ipynb #3e4d1b95
 def manifest_hash(profile: Profile) -> str:
-    "16 hexadecimal digits of what a profile's data is: which clips, in which splits, with which captions and frames."
+    """What a profile's data is: which clips, in which splits, with which captions, showing what.
+
+    Parameters
+    ----------
+    profile : Profile
+        Built.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits. The bytes of files do not count, for another encoder writes others of the same
+        pictures; only manifests that do not tell the pictures are known by their files.
+    """
     kept = load_manifest(profile)
-    return spec_hash(kept[["clip_id", "split", "caption", "sha256"]].values.tolist())
+    shown = "pictures" if "pictures" in kept and kept.pictures.notna().all() else "sha256"
+    return spec_hash(kept[["clip_id", "split", "caption", shown]].values.tolist())
 
 
 def portable_address(address: str) -> str:

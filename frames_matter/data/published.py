@@ -126,8 +126,9 @@ def _what_became(then, now):
         return "gone", now["reason"]
     if differences := manifest_differences(now, then):
         return "different", ", ".join(differences)
-    if now["sha256"] != then.get("sha256", now["sha256"]):
-        return "re-encoded", "other bytes, the same frames"
+    told = "sha256" if pd.isna(then.get("pictures")) else "pictures"  # of which other encoders' bytes are the same
+    if now[told] != then.get(told, now[told]):
+        return "re-encoded", "as many frames, not the same pictures"
     return "", ""
 
 # %% ../../nbs/data/published.ipynb #6f82c73b
@@ -144,7 +145,7 @@ def describe_rotted(rotted: pd.DataFrame, profile: Profile) -> str:
     lost = lost_clips(rotted)
     line = f"Of the clips of {profile.rows} {len(lost)} have rotted"
     if len(rotted) > len(lost):
-        line += f", and {len(rotted) - len(lost)} are the same frames in other bytes"
+        line += f", and {len(rotted) - len(lost)} have as many frames as before, encoded anew at their source"
     if len(rotted):
         line += f"; {manifest_dir(profile) / 'rotted.csv'} names them"
     in_general = lost.assign(reason=[reason_and_place(str(reason))[0] for reason in lost.reason])
@@ -153,5 +154,5 @@ def describe_rotted(rotted: pd.DataFrame, profile: Profile) -> str:
 
 
 def lost_clips(rotted: pd.DataFrame) -> pd.DataFrame:
-    "What of a rebuild is gone or different: the same frames in other bytes are no loss."
+    "What of a rebuild is gone or different: what was encoded anew at its source is no loss."
     return rotted[rotted.what != "re-encoded"]

@@ -6,7 +6,8 @@ many questions, with a bound below which a difference is none."""
 # %% auto #0
 __all__ = ['Scores', 'LEAST_VIDEOS', 'LEAST_SEEDS', 'MARGIN', 'VERDICTS', 'BETTER', 'WORSE', 'SAME', 'UNDECIDED', 'paired',
            'mean_squares', 'Estimate', 'estimate', 'wilson', 'mean_with_interval', 'for_further_seeds', 'holm',
-           'detectable', 'difference', 'compare', 'judged', 'comparisons', 'corrected']
+           'detectable', 'difference', 'compare', 'judged', 'comparisons', 'over_worlds', 'parts_of_spread',
+           'corrected']
 
 # %% ../../nbs/metrics/stats.ipynb #f716776c
 from collections.abc import Callable, Mapping, Sequence
@@ -438,6 +439,48 @@ def comparisons(pairs: Mapping[Any, tuple[Scores, Scores]], groups: Sequence | n
     return judged({question: difference(a, b, groups) for question, (a, b) in pairs.items()})
 
 # %% ../../nbs/metrics/stats.ipynb #41183bd3
+def over_worlds(found: Mapping[Any, Sequence[Estimate]]) -> dict[Any, Estimate]:
+    """The means over worlds of what was found in each, for other worlds, with other clips and seeds.
+
+    How much worlds differ holds all that varies from one to the next. Of few worlds it is known badly, so it is taken
+    to be the same for all the questions, and pooled: an analysis of variance in one way.
+
+    Parameters
+    ----------
+    found : Mapping
+        question -> what was found in each world, drawn anew with clips and seeds of its own; of one world alone too.
+
+    Returns
+    -------
+    dict
+        question -> the mean. Nothing is told where the worlds of all questions leave fewer than two degrees of freedom.
+    """
+    values = {question: np.array([float(one.value) for one in of]) for question, of in found.items()}
+    freedom = sum(len(of) - 1 for of in values.values())
+    squares = sum(((of - of.mean()) ** 2).sum() for of in values.values())
+    deviation = np.sqrt(squares / freedom) if freedom >= 2 else np.nan
+    return {
+        question: Estimate(float(of.mean()), deviation / np.sqrt(len(of)), freedom + 1, told=freedom >= 2)
+        for question, of in values.items()
+    }
+
+
+def parts_of_spread(found: Sequence[Estimate]) -> dict[str, float]:
+    """How much of the variance of one world's estimate is the world's, the seeds' and the clips', in shares of 1.
+
+    Parameters
+    ----------
+    found : sequence of Estimate
+        One a world, at least two.
+    """
+    total = np.var([float(one.value) for one in found], ddof=1)
+    of_seeds = np.mean([float(one.share * one.se**2) for one in found])
+    of_clips = np.mean([float(one.se**2) for one in found]) - of_seeds
+    parts = dict(worlds=max(0.0, total - of_seeds - of_clips), seeds=of_seeds, clips=of_clips)
+    whole = sum(parts.values()) or np.nan
+    return {name: float(part / whole) for name, part in parts.items()}
+
+
 def corrected(d: np.ndarray, held: float) -> Estimate:
     """The mean over folds of cross-validation, with the corrected variance. Nadeau and Bengio (2003).
 

@@ -25,6 +25,7 @@ from ..metrics.stats import LEAST_SEEDS, MARGIN, comparisons, mean_with_interval
 from ..model.catalogue import HEADS, LOSSES
 from .reader import STUDY, as_runs, other_setups, published
 from .writers import Table, interval, intervals, mean_with_spread, numbers
+from ..study.store import read_sources
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/report/tables.ipynb #7ab00002
@@ -168,7 +169,7 @@ def by_seed(runs: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame | np.ndarray
 
 
 def source_videos(runs: pd.DataFrame) -> np.ndarray:
-    """The source video of each query, as the manifest of the runs' profile tells it.
+    """The source video of each query, as the record keeps it, else as the manifest of the runs' profile tells it.
 
     Parameters
     ----------
@@ -180,7 +181,12 @@ def source_videos(runs: pd.DataFrame) -> np.ndarray:
     np.ndarray
         int (queries,), from 0; each query is by itself where the manifest is not here, or is of other clips.
     """
-    n, path = len(runs.ranks_t2v.iloc[0]), manifest_dir(as_profile(runs.profile.iloc[0])) / "clips.csv"
+    n, profile = len(runs.ranks_t2v.iloc[0]), as_profile(runs.profile.iloc[0])
+    path = manifest_dir(profile) / "clips.csv"
+    if {"data", "evaluation_split"} <= set(runs):
+        known = read_sources(profile, runs.data.iloc[0], runs.evaluation_split.iloc[0])
+        if len(known) == n:
+            return np.array(known)
     if path.is_file() and "evaluation_split" in runs:
         rows = pd.read_csv(path)
         kept = rows[(rows.status == "kept") & (rows.split == runs.evaluation_split.iloc[0])]

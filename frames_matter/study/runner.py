@@ -55,7 +55,8 @@ from ..model.tokenizer import tell_of_cut_captions
 from ..model.weights import load_weights, save_viclip
 from .measure import Outcome, Run, train_and_measure
 from .spec import RunSpec
-from .store import finished, store, store_lock
+from .splits import rows_of
+from .store import finished, remember_sources, store, store_lock
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/study/runner.ipynb #6d000002
@@ -223,6 +224,7 @@ def run(spec: RunSpec, procedure: Procedure = train_and_measure, keep_model: boo
         if keep_model:
             _keep(spec, outcome.model, outcome.head)
         store(spec.resolved_profile(), record)
+        _remember_sources(spec, this_run.final.name)
     return record
 
 
@@ -238,6 +240,14 @@ def _run_in_processes(spec, procedure, keep_model):
 def _member_of_run(entries, spec, procedure, keep_model):
     _register(entries)
     run(spec, procedure, keep_model)
+
+
+def _remember_sources(spec: RunSpec, split: str) -> None:
+    "Keep which queries of the final split are of one source video; of clips dealt anew it is another split."
+    if spec.dealt == ("video", 0):
+        profile = spec.resolved_profile()
+        videos = rows_of(profile, spec.data, split).youtube_id
+        remember_sources(profile, spec.data, split, np.unique(videos, return_inverse=True)[1].tolist())
 
 # %% ../../nbs/study/runner.ipynb #6d000006
 _REGISTRIES = {"sampling": SAMPLERS, "loss": LOSSES, "architecture": HEADS}  # field of a specification -> what it names

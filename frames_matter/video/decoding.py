@@ -431,17 +431,19 @@ class Pictures:
     "Turns the frames of one video into pictures."
 
     def __init__(self):
-        from av.video.reformatter import VideoReformatter
+        from av.video.reformatter import Interpolation, VideoReformatter
 
         self._reformatter = VideoReformatter()  # one for all: it keeps what it has worked out about their format
+        self._exactly = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
         self._size = self._matrix = None  # those of the first frame
 
     def of(self, frame: "av.VideoFrame") -> np.ndarray:
         "A frame, upright, uint8 (H, W, 3) RGB; should the size change on the way, it is that of the first."
         if self._size is None:
             self._size, self._matrix = (frame.width, frame.height), _display_matrix(frame)
-        # to start threads takes longer than most frames do
-        pixels = self._reformatter.reformat(frame, *self._size, format="rgb24", threads=1).to_ndarray()
+        # the same on every processor; and to start threads takes longer than most frames do
+        options = dict(format="rgb24", interpolation=self._exactly, threads=1)
+        pixels = self._reformatter.reformat(frame, *self._size, **options).to_ndarray()
         return _upright(pixels, *self._matrix)
 
 # %% ../../nbs/video/decoding.ipynb #3dd77158

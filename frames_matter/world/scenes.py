@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACT_KINDS', 'KINDS_OF_TWO_THINGS', 'DIRECTIONS', 'NUMBERS', 'OPPOSITE', 'THING_COLOURS', 'SHAPES', 'THING_SIZES',
-           'TEXTURES', 'BACKGROUNDS', 'CAMERAS', 'Thing', 'Scene', 'random_thing', 'random_scene', 'flip']
+           'TEXTURES', 'BACKGROUNDS', 'CAMERAS', 'STRENGTHS', 'NEW_COLOURS', 'NEW_SHAPES', 'NEW_TEXTURES', 'PART_NEW',
+           'Thing', 'Scene', 'random_thing', 'random_scene', 'flip']
 
 # %% ../../nbs/world/scenes.ipynb #0b502988
 import random
@@ -56,6 +57,19 @@ BACKGROUNDS = {
     "grey": "grey backdrop",
 }
 CAMERAS = ("still", "zoom", "pan")
+STRENGTHS = ("none", "mild", "strong")  # of whatever sets a world apart from the one that a model was pretrained on
+
+# %% ../../nbs/world/scenes.ipynb #5c0e0002
+NEW_COLOURS = {  # RGB
+    "pink": (242, 130, 185),
+    "brown": (115, 68, 30),
+    "turquoise": (60, 200, 190),
+    "lime": (170, 230, 60),
+    "beige": (226, 205, 160),
+}
+NEW_SHAPES = ("hexagon", "crescent", "house", "bow")
+NEW_TEXTURES = ("checked", "zigzag")
+PART_NEW = {"none": 0.0, "mild": 0.35, "strong": 1.0}  # of colours, shapes and marked surfaces that are new
 
 # %% ../../nbs/world/scenes.ipynb #17d6eaf4
 @dataclass(frozen=True)
@@ -65,13 +79,13 @@ class Thing:
     Parameters
     ----------
     colour : str
-        A name in `THING_COLOURS`.
+        A name in `THING_COLOURS` or `NEW_COLOURS`.
     shape : str
-        A name in `SHAPES`.
+        A name in `SHAPES` or `NEW_SHAPES`.
     size : str
         A name in `THING_SIZES`.
     texture : str
-        A name in `TEXTURES`.
+        A name in `TEXTURES` or `NEW_TEXTURES`.
     """
 
     colour: str
@@ -175,8 +189,27 @@ def _random_value(rng: random.Random, kind: str) -> str:
         case _:
             return ""
 
+# %% ../../nbs/world/scenes.ipynb #5c0e0003
+def _with_news(rng: random.Random, kind: str, subject: Thing, other: Thing, novelty: str) -> tuple[Thing, Thing]:
+    "Subject and other with some of what they are exchanged for what pretraining never shows; they still differ."
+    if novelty == "none":
+        return subject, other
+    part = PART_NEW[novelty]
+    colours, shapes = rng.sample(list(NEW_COLOURS), 2), rng.sample(NEW_SHAPES, 2)
+    things = []
+    for i, thing in enumerate((subject, other)):
+        exchanged = {"colour": colours[i]} if rng.random() < part else {}
+        if rng.random() < part and not (kind == "transient" and i == 1):  # what flashes is a star in every world
+            exchanged["shape"] = shapes[i]
+        if rng.random() < part and thing.texture != "plain":
+            exchanged["texture"] = rng.choice(NEW_TEXTURES)
+        things.append(replace(thing, **exchanged))
+    return things[0], things[1]
+
 # %% ../../nbs/world/scenes.ipynb #b28cafd7
-def random_scene(rng: random.Random, kind: str = "", seconds: float = 5.0, pretraining: bool = False) -> Scene:
+def random_scene(
+    rng: random.Random, kind: str = "", seconds: float = 5.0, pretraining: bool = False, novelty: str = "none"
+) -> Scene:
     """Draw up a scene.
 
     Parameters
@@ -189,6 +222,8 @@ def random_scene(rng: random.Random, kind: str = "", seconds: float = 5.0, pretr
         Duration.
     pretraining : bool
         Only combinations of colour and shape that pretraining may show.
+    novelty : str
+        How much of it pretraining never shows: a name in `STRENGTHS`. All else is as it would be without.
 
     Returns
     -------
@@ -200,7 +235,9 @@ def random_scene(rng: random.Random, kind: str = "", seconds: float = 5.0, pretr
     # an order fact and its foil must have the same frames, and a moving camera must not be mistaken for a moving thing
     camera = "still" if kind in ("order", "direction", "speed") else rng.choice(CAMERAS)
     background = rng.choice(list(BACKGROUNDS))
-    return Scene(kind, subject, other, value, background, camera, seconds, layout=rng.randrange(2**31))
+    layout = rng.randrange(2**31)
+    subject, other = _with_news(random.Random(layout), kind, subject, other, novelty)
+    return Scene(kind, subject, other, value, background, camera, seconds, layout)
 
 # %% ../../nbs/world/scenes.ipynb #71e50780
 def flip(scene: Scene) -> Scene:
@@ -223,7 +260,8 @@ def flip(scene: Scene) -> Scene:
         case "order":
             return replace(scene, subject=o, other=s)
         case "transient":
-            choices = [c for c in THING_COLOURS if c not in (s.colour, o.colour)]
+            palette = NEW_COLOURS if o.colour in NEW_COLOURS else THING_COLOURS
+            choices = [c for c in palette if c not in (s.colour, o.colour)]
             return replace(scene, other=replace(o, colour=choices[scene.layout % len(choices)]))
         case "count":
             return replace(scene, value=str(int(scene.value) ^ 1))  # two for three, four for five, and back
