@@ -9,12 +9,12 @@ __all__ = ['DRAWS', 'STUDY_SPLITS', 'deal_folds', 'loss_of_samples', 'study_vide
 # %% ../../nbs/labs/cross_validation_runs.ipynb #23637592
 import numpy as np
 import torch
-from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
 from ..base.errors import UserError, choose
 from ..base.seeds import stable_seed
 from .cross_validation import CONTENDERS, FOLD
+from .tuning import grouped_folds
 from ..metrics.retrieval import ranks
 from ..model.compute import Clock
 from ..model.losses import infonce_from_similarity
@@ -41,14 +41,7 @@ def deal_folds(videos: np.ndarray, seed: int = 0) -> list[np.ndarray]:
         Positions of the clips held out together, each clip in one of them; a `UserError` where there are fewer videos
         than folds.
     """
-    videos = np.asarray(videos)
-    n = max(2, len(videos) // FOLD)
-    names, number = np.unique(videos, return_inverse=True)
-    if len(names) < n:
-        raise UserError(f"{n} folds need clips of {n} source videos, and there are {len(names)}; take more videos.")
-    # GroupKFold balances the sizes, and deals what is of one size by number: so the numbers are shuffled
-    shuffled = np.random.default_rng(stable_seed("folds", seed)).permutation(len(names))[number]
-    return [held for _, held in GroupKFold(n).split(videos, groups=shuffled)]
+    return grouped_folds(videos, max(2, len(videos) // FOLD), seed)
 
 # %% ../../nbs/labs/cross_validation_runs.ipynb #92d3f5bd
 DRAWS = 400  # samples of the pool
