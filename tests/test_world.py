@@ -18,7 +18,7 @@ from frames_matter.video.frames import read_clip
 from frames_matter.world import films
 from frames_matter.world.captions import caption
 from frames_matter.world.films import WORLD_VERSION, as_yuv420, draw_up, encode_video, random_video
-from frames_matter.world.nano import FACTS, FRAME_WAYS, UNKNOWN, Pretraining, Stage, fact_labels, slice_clip
+from frames_matter.world.nano import FACTS, FRAME_WAYS, UNKNOWN, Pretraining, fact_labels, slice_clip
 from frames_matter.world.rendering import evidence, render
 from frames_matter.world.scenes import FACT_KINDS, flip, random_scene
 from frames_matter.world.shifts import NO_SHIFT, Shift
@@ -180,6 +180,9 @@ def test_labels_say_which_thing_has_which_colour():
     assert FACTS[scene.subject.shape][true[scene.subject.shape]] == scene.subject.colour
 
 
-def test_stages_follow_one_another():
-    config = Pretraining(stages=(Stage(3, 1e-3), Stage(2, 1e-4)))
-    assert config.steps == 5
+def test_kinds_that_are_learnt_late_come_more_often():
+    "In the shares that the configuration names, and none that it leaves out."
+    only = Pretraining(kind_shares={"appearance": 3, "speed": 1})
+    kinds = [slice_clip(only, i).scene.kind for i in range(400)]
+    assert set(kinds) == {"appearance", "speed"}
+    assert 260 <= kinds.count("appearance") <= 340  # 300 are expected
