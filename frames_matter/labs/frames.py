@@ -136,14 +136,21 @@ def _with_ceiling(accuracy: float, ceiling: float) -> str:
     return f"{accuracy:.0f}" + ("" if np.isnan(ceiling) else f" [{ceiling:.0f}]")
 
 # %% ../../nbs/labs/frames.ipynb #6ab73052
-def _write_cell(ax: Axes, x: int, y: int, accuracy: float, ceiling: float) -> None:
-    "Large the accuracy, small the ceiling."
-    dark = accuracy > 85
-    large = dict(ha="right", va="center", fontsize=10, fontweight="bold", color="white" if dark else "black")
-    ax.text(x - 0.06, y, f"{accuracy:.0f}", **large)
-    if not np.isnan(ceiling):
-        small = dict(ha="left", va="center", fontsize=7.5, color="white" if dark else "0.35")
-        ax.text(x + 0.02, y, f"of {ceiling:.0f}", **small)
+def _write_cell(ax: Axes, x: int, y: int, cell: pd.Series) -> None:
+    "Large the accuracy, small the ceiling; grey what may be guessing."
+    colour = "white" if cell.accuracy > 85 else "black"
+    if not _is_told(cell):
+        colour = "0.6"
+    large = dict(ha="right", va="center", fontsize=10, fontweight="bold", color=colour)
+    ax.text(x - 0.06, y, f"{cell.accuracy:.0f}", **large)
+    if not np.isnan(cell.ceiling):
+        small = dict(ha="left", va="center", fontsize=7.5, color="0.35" if colour == "black" else colour)
+        ax.text(x + 0.02, y, f"of {cell.ceiling:.0f}", **small)
+
+
+def _is_told(cell: pd.Series) -> bool:
+    "Whether the interval of an accuracy leaves guessing out; without an interval it may be anything."
+    return bool(cell.low > 50 or cell.high < 50)
 
 
 def _rule_off(ax: Axes, looks: list[str]) -> None:
@@ -157,20 +164,24 @@ def _rule_off(ax: Axes, looks: list[str]) -> None:
 
 @styled
 def plot_frames(runs: pd.DataFrame) -> MatplotlibFigure:
-    "A cell for each look and kind: large the accuracy, small the ceiling; white is guessing."
+    """A cell for each look and kind: large the accuracy, small the ceiling. Colour is for what is told apart from
+    guessing, or turned round; where the interval holds 50 % the cell is white and its numbers grey.
+    """
     table, words = table_frames(runs), shown_in_words()
     kinds = [k for k in KINDS.values() if k in table.index.get_level_values("kind")]
     looks = list(dict.fromkeys(table.index.get_level_values("look")))
-    accuracy, ceiling = (table[name].unstack("kind").loc[looks, kinds] for name in ("accuracy", "ceiling"))
-    fig, ax = subplots(figsize=(1.05 * len(kinds) + 2.6, 0.42 * len(looks) + 0.9))
+    cells = table[table.index.get_level_values("kind").isin(kinds)]
+    told = cells.accuracy.where(cells.apply(_is_told, axis=1), 50.0).unstack("kind").loc[looks, kinds]
+    fig, ax = subplots(figsize=(1.05 * len(kinds) + 2.6, 0.42 * len(looks) + 1.1))
     shades = LinearSegmentedColormap.from_list("guess", [COLOURS["orange"], "white", COLOURS["blue"]])
-    ax.imshow(accuracy, cmap=shades, vmin=0, vmax=100, aspect="auto")
-    for y in range(len(looks)):
-        for x in range(len(kinds)):
-            _write_cell(ax, x, y, accuracy.iat[y, x], ceiling.iat[y, x])
-    ax.set(xticks=range(len(kinds)), xticklabels=kinds)
+    ax.imshow(told, cmap=shades, vmin=0, vmax=100, aspect="auto")
+    for y, look in enumerate(looks):
+        for x, kind in enumerate(kinds):
+            _write_cell(ax, x, y, cells.loc[(look, kind)])
+    counts = cells.clips.groupby("kind").first()
+    ax.set(xticks=range(len(kinds)), xticklabels=[f"{kind}\n{counts[kind]} clips" for kind in kinds])
     ax.set(yticks=range(len(looks)), yticklabels=[words.get(look, look) for look in looks])
-    ax.set_title("Right choices between caption and foil, %, of what these frames allow (50 is guessing)")
+    ax.set_title("Right choices between caption and foil, %, of what these frames allow (grey: may be guessing)")
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

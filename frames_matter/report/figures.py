@@ -36,6 +36,7 @@ from frames_matter.report.tables import (
     cells_of,
     in_order,
     published_losses,
+    recall,
     runs_with,
     title_of,
 )
@@ -150,9 +151,10 @@ def _dots(ax: Axes, values: pd.Series, y: float, colour: str, size: float = 5, *
     ax.plot(values, np.full(len(values), y), "o", **style | more)
 
 
-def _dot_legend(fig: MatplotlibFigure, colours: dict[str, str]) -> None:
+def _dot_legend(fig: MatplotlibFigure, colours: dict[str, str], more: Sequence[Line2D] = ()) -> None:
     handles = [Line2D([], [], ls="", marker="o", color=colour, label=label) for label, colour in colours.items()]
-    fig.legend(handles=handles, loc="outside upper right", ncols=2)
+    handles += more
+    fig.legend(handles=handles, loc="outside upper right", ncols=len(handles))
 
 
 def _loss_colours(losses: list[str]) -> dict[str, str]:
@@ -184,31 +186,35 @@ def _by_loss(ax: Axes, runs: pd.DataFrame, rows: list[str], losses: list[str]) -
     )
 
 # %% ../../nbs/report/figures.ipynb #f1600005
-def _by_recall(ax: Axes, runs: pd.DataFrame, rows: list[str], losses: list[str]) -> None:
-    "The recall of every run."
+def _by_recall(ax: Axes, runs: pd.DataFrame, zero_shot: pd.DataFrame, rows: list[str], losses: list[str]) -> None:
+    "The recall of every run, their interval behind them, and what the same frames give before any training."
     for loss, strategy, y, colour in _rows_of_dots(rows, losses):
         of_cell = runs_with(runs, protocol="sound", loss=loss, sampling=strategy)
+        _, low, high = recall(of_cell)
+        ax.plot([low, high], [y, y], color=colour, lw=4, alpha=0.25, solid_capstyle="butt", zorder=1)
         _dots(ax, of_cell.get("t2v_r1", pd.Series(dtype=float)), y, colour, alpha=0.75, clip_on=False)
+    untrained = zero_shot[zero_shot.sampling.isin(rows)]
+    places = [rows.index(strategy) for strategy in untrained.sampling]
+    style = dict(ls="", marker="D", ms=6, mfc="none", mec="black", mew=1.2, clip_on=False, label="before training")
+    ax.plot(untrained.get("t2v_r1", pd.Series(dtype=float)), places, **style)
     title = "Retrieval: clips found, high is good"
-    ax.set(title=title, xlabel="text-to-video R@1 in %, sound protocol; dot = our run")
+    ax.set(title=title, xlabel="text-to-video R@1 in %, sound protocol; band = 95 % interval")
 
 
-def _mark_levels(ax: Axes, runs: pd.DataFrame, zero_shot: pd.DataFrame) -> None:
-    "Where chance is, and the model before any training."
-    n = runs_with(runs, protocol="sound").n_queries.unique()
-    marks = [(100 / queries, "chance", False) for queries in n]
-    marks += [(value, "zero-shot", True) for value in zero_shot.get("t2v_r1", [])]
-    for x, name, at_top in marks:
-        ax.axvline(x, color=COLOURS["grey"], lw=1, ls=":", zorder=0)
-        style = dict(color=COLOURS["grey"], va="top" if at_top else "bottom", fontsize=8)
-        place = dict(xycoords=("data", "axes fraction"), xytext=(3, -2 if at_top else 2), textcoords="offset points")
-        ax.annotate(name, (x, float(at_top)), **place, **style)
+def _mark_chance(ax: Axes, runs: pd.DataFrame) -> None:
+    "Where a guess is."
+    for n in runs_with(runs, protocol="sound").n_queries.unique():
+        ax.axvline(100 / n, color=COLOURS["grey"], lw=1, ls=":", zorder=0)
+        style = dict(color=COLOURS["grey"], va="bottom", fontsize=8)
+        place = dict(xycoords=("data", "axes fraction"), xytext=(3, 2), textcoords="offset points")
+        ax.annotate("chance", (100 / n, 0.0), **place, **style)
     ax.set_xlim(left=min(0, ax.get_xlim()[0]))
 
 # %% ../../nbs/report/figures.ipynb #6df33e0a
 @styled
 def plot_answer(runs: str | Profile | pd.DataFrame = "mini") -> MatplotlibFigure | None:
-    """The strategies by the study's measure and by retrieval, one dot a run.
+    """The strategies by the study's measure and by retrieval, one dot a run; beside the latter, what the model finds
+    with the same frames before any training.
 
     Parameters
     ----------
@@ -221,15 +227,16 @@ def plot_answer(runs: str | Profile | pd.DataFrame = "mini") -> MatplotlibFigure
         None where the second improvement was not run.
     """
     runs = as_runs(runs)
-    second, zero_shot = runs_with(runs, **SECOND), runs_with(runs, **ZERO_SHOT, protocol="sound")
+    second, zero_shot = runs_with(runs, **SECOND), runs_with(runs, phase="zero_shot", protocol="sound")
     rows, losses = in_order(second.sampling, SAMPLERS), in_order(second.loss, LOSSES)
     if not rows:
         return None
     fig, (left, right) = subplots(1, 2, figsize=(9.5, 0.42 * len(rows) + 1.5), sharey=True)
     _by_loss(left, second, rows, losses)
-    _by_recall(right, second, rows, losses)
-    _mark_levels(right, second, zero_shot)
-    _dot_legend(fig, {title_of(loss, LOSSES): colour for loss, colour in _loss_colours(losses).items()})
+    _by_recall(right, second, zero_shot, rows, losses)
+    _mark_chance(right, second)
+    dots = {title_of(loss, LOSSES): colour for loss, colour in _loss_colours(losses).items()}
+    _dot_legend(fig, dots, right.get_legend_handles_labels()[0])
     return fig
 
 # %% ../../nbs/report/figures.ipynb #f1600007
@@ -288,28 +295,25 @@ def _matrix(fig: MatplotlibFigure, ax: Axes, cosines: np.ndarray, shown: int, ti
     fig.colorbar(image, ax=ax, shrink=0.85, label="cosine")
 
 
-def _distributions(ax: Axes, cosines: np.ndarray) -> None:
-    "Of all true pairs, and of all others."
-    true = np.eye(*cosines.shape, dtype=bool)
-    low, high = cosines.min(), cosines.max()
-    edges = np.linspace(low, max(high, low + 1e-6), 41)  # a single pair is a picture too
-    for values, colour, name in (
-        (cosines[~true], COLOURS["grey"], "wrong pairs"),
-        (cosines[true], COLOURS["orange"], "true pairs"),
-    ):
-        if values.size:
-            heights, _, _ = ax.hist(values, edges, density=True, color=colour, alpha=0.65)
-            words, place = f"{name}\nmean {values.mean():.2f}", (values.mean(), heights.max())
-            above = dict(xytext=(0, 4), textcoords="offset points", ha="center", va="bottom")
-            ax.annotate(words, place, **above, color=colour, fontweight="bold")
-    ax.margins(y=0.22)
-    ax.spines["left"].set_visible(False)
-    ax.set(xlabel="cosine", yticks=[], title="All pairs: how far the two overlap")
+def _true_against_hardest(ax: Axes, cosines: np.ndarray) -> None:
+    "A dot a caption: the cosine of its own clip, and that of the wrong clip which comes nearest."
+    wrong = cosines.copy()
+    np.fill_diagonal(wrong, -np.inf)
+    true, hardest = cosines.diagonal(), wrong.max(axis=1)
+    is_found, has_wrong = true > hardest, np.isfinite(hardest)  # of a single pair there is no wrong one
+    for which, colour, name in ((is_found, "blue", "own clip first"), (~is_found, "orange", "another first")):
+        dots = dict(ls="", marker="o", ms=3.5, mew=0, alpha=0.7, color=COLOURS[colour])
+        shown = which & has_wrong
+        ax.plot(hardest[shown], true[shown], **dots, label=f"{name}: {shown.sum()}")
+    ax.axline((true.mean(), true.mean()), slope=1, color="black", lw=1, ls="--", zorder=0)
+    ax.set(xlabel="cosine of the nearest wrong clip", ylabel="cosine of its own clip", aspect="equal")
+    ax.set_title("Own clip against the nearest wrong one")
+    ax.legend(loc="lower right", fontsize=8)
 
 # %% ../../nbs/report/figures.ipynb #a48408cf
 @styled
 def plot_similarity(similarity: np.ndarray, title: str = "", shown: int = 60) -> MatplotlibFigure:
-    """Cosines of captions against clips: the matrix, and how true pairs stand apart from the others.
+    """Cosines of captions against clips: the matrix, and each caption's own clip against the nearest wrong one.
 
     Parameters
     ----------
@@ -318,12 +322,12 @@ def plot_similarity(similarity: np.ndarray, title: str = "", shown: int = 60) ->
     title : str
         Whose cosines.
     shown : int
-        Captions and clips in the picture of the matrix; the distributions are of all.
+        Captions and clips in the picture of the matrix; the dots are of all.
     """
     cosines = np.asarray(similarity, dtype=float)
     fig, (left, right) = subplots(1, 2, figsize=(9, 3.9), width_ratios=[1.15, 1])
     _matrix(fig, left, cosines, shown, title)
-    _distributions(right, cosines)
+    _true_against_hardest(right, cosines)
     return fig
 
 # %% ../../nbs/report/figures.ipynb #0e867c47
@@ -443,29 +447,48 @@ def contact_sheet(
     return fig
 
 # %% ../../nbs/report/figures.ipynb #f160000d
-def _telling_clip(profile: Profile) -> tuple[Path, str, Evidence] | None:
-    "Path, caption and evidence of the first test clip whose caption turns on a passing event."
+def _passing_events(profile: Profile) -> list[tuple[Path, str, Evidence]]:
+    "Path, caption and evidence of every test clip whose caption turns on a passing event."
     manifest = manifest_dir(profile) / "clips.csv"
     if not source_of(profile).has_truth or not manifest.is_file():
-        return None
+        return []
     from frames_matter.world.truth import load_truth
 
     try:
         rows, truth = read_manifest(manifest), load_truth(profile)
     except UserError:
-        return None  # a fresh clone has the manifest without the world
+        return []  # a fresh clone has the manifest without the world
+    found = []
     for row in rows[(rows.status == "kept") & rows.split.isin(["pool", "test"])].itertuples():
         facts = truth.get((row.youtube_id, round(float(row.start), 3), round(float(row.end), 3)), {})
         clip = data_dir(profile) / "clips" / f"{row.clip_id}.mp4"
         if facts.get("kind") == "transient" and clip.is_file():
-            return clip, row.caption, facts["evidence"]
-    return None
+            found.append((clip, row.caption, facts["evidence"]))
+    return found
+
+
+def _shown_by(path: Path, evidence: Evidence, k: int = 8) -> list[bool]:
+    "Whether each strategy of the grid that takes frames takes one from the evidence."
+    from frames_matter.video.frames import VideoFile
+
+    clip = VideoFile(path, 32, count=True)
+    taken = [clip_indices(clip, strategy.name, k, 0) for strategy in SAMPLERS.values() if strategy.grid]
+    moments = [np.asarray(indices) / len(clip) for indices in taken if indices is not None]
+    return [any(((start <= of) & (of < end)).any() for start, end in evidence) for of in moments]
+
+
+def _most_typical(events: list[tuple[Path, str, Evidence]]) -> tuple[Path, str, Evidence]:
+    "Of clips with a passing event the one that the most strategies treat as they treat most of them."
+    shown = np.array([_shown_by(path, evidence) for path, _, evidence in events])  # (clips, strategies)
+    usual = shown.mean(axis=0) > 0.5
+    return events[int((shown == usual).sum(axis=1).argmax())]
 
 
 def _draw_contact_sheet(profile: Profile, runs: pd.DataFrame) -> MatplotlibFigure | None:
-    if (found := _telling_clip(profile)) is None or manifest_hash(profile) not in set(runs.data):
+    events = _passing_events(profile)
+    if not events or manifest_hash(profile) not in set(runs.data):
         return None  # the clips here are not those of the record
-    clip, caption, evidence = found
+    clip, caption, evidence = _most_typical(events)
     return contact_sheet(clip, title=f"“{caption}”", evidence=evidence)
 
 
@@ -490,7 +513,10 @@ def study_figures(runs: str | Profile | pd.DataFrame = "mini", profile: str | Pr
         In the order in which README shows them below its tables; the first, `answer`, stands at its head.
     """
     runs, profile = as_runs(runs), as_profile(profile)
-    dots = "One dot a run: the study's loss by frame strategy, and text-to-video recall by frame strategy"
+    dots = (
+        "One dot a run: the study's loss by frame strategy, and text-to-video recall by frame strategy, after training "
+        "and before"
+    )
     sheet = (
         "What each strategy sees of one clip. Blue: frames taken. Orange: when the passing event of the caption can be "
         "seen, and frames that show it."

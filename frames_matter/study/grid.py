@@ -57,7 +57,7 @@ class Phase:
 PHASES = Registry(
     "phase",
     [
-        Phase("zero_shot", "zero-shot", ("viclip",), ("infonce",), ("uniform",)),
+        Phase("zero_shot", "zero-shot", ("viclip",), ("infonce",), strategies=None),
         Phase(
             "first_improvement",
             "first improvement",
