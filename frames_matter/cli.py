@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'DataName', 'Rows', 'Rule', 'Candidates',
            'OwnPath', 'Published', 'Name', 'Like', 'Engine', 'RayAddress', 'Target', 'Format', 'ShardSize',
-           'NanoFolder', 'CHECKS', 'INTERRUPTED', 'help_without_command', 'help_or_version', 'command',
+           'NanoFolder', 'Evenly', 'CHECKS', 'INTERRUPTED', 'help_without_command', 'help_or_version', 'command',
            'parse_overrides', 'tell_idle', 'reproduce', 'report', 'select', 'summary', 'print_cut_captions', 'build',
            'export', 'verify', 'pretrain', 'bench', 'Check', 'diagnose', 'doctor', 'run_command', 'main']
 
@@ -570,12 +570,23 @@ NanoFolder = Annotated[
 ]
 
 
-@command(app, "frames-matter pretrain", "frames-matter pretrain --out /tmp/nano")
-def pretrain(out: NanoFolder = "") -> None:
-    "Make viclip-nano again, from its seed; about half an hour on two cores."
-    from frames_matter.world.nano import make_nano
+Evenly = Annotated[
+    bool,
+    typer.Option(help="With frames at even steps alone: the subject of the laboratory favourite, in data/nano-evenly."),
+]
 
-    make_nano(Path(out) if out else None)
+
+@command(app, "frames-matter pretrain", "frames-matter pretrain --out /tmp/nano", "frames-matter pretrain --evenly")
+def pretrain(out: NanoFolder = "", evenly: Evenly = False) -> None:
+    "Make viclip-nano again, from its seed; about an hour."
+    from frames_matter.model.weights import MADE_HERE
+    from frames_matter.world.nano import EVENLY, Pretraining, make_nano
+
+    if evenly:
+        own = (project_root() / MADE_HERE["nano-evenly"]).parent
+        make_nano(Path(out) if out else own, EVENLY)
+    else:
+        make_nano(Path(out) if out else None, Pretraining())
 
 # %% ../nbs/cli.ipynb #360ade8b
 @command(app, "frames-matter bench", "frames-matter bench decode")

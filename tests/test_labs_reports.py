@@ -2,16 +2,19 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import WORLDS, get_profile, results_dir
 from frames_matter.base.registry import Registry
-from frames_matter.labs import audit, cross_validation, frames, ladder, losses, shifts
+from frames_matter.labs import audit, cross_validation, favourite, frames, ladder, losses, shifts
 from frames_matter.labs.laboratory import Laboratory
 from frames_matter.labs.registry import LABORATORIES
+from frames_matter.model.weights import MADE_HERE, SHIPPED, load_viclip
 from frames_matter.report.reader import Layout, published
 from frames_matter.report.writers import Figure, Table
 
@@ -54,6 +57,48 @@ def assert_written_once(laboratory, folder, tables, figures):
     assert set(first) == names | {f"figures/{f}.png" for f in figures}
     (folder / "runs.jsonl").write_text("")
     assert laboratory.write("mini") == ([], []) and laboratory.sentence("mini") == ""
+
+
+# --- favourite ---
+
+
+def favourite_records(models=favourite.MODELS):
+    "One model to which frames make no difference, and one that finds fewer clips with all but uniform ones."
+    rng, found = np.random.default_rng(5), []
+    for model in models:
+        for name in ("uniform", "mean", "keyframes"):
+            chance = 0.4 if model == "nano-evenly" and name != "uniform" else 0.9
+            cell = dict(weights=model, weights_sha=model, sampling=name)
+            found.append(record("favourite", ranked(chance, rng), **cell))
+    return found
+
+
+def test_favourite(store):
+    "What one model alone loses is told of that model; of one model alone nothing is said."
+    folder = store(favourite_records())
+    table = favourite.table_favourite(favourite.FAVOURITE.load("mini"))
+    assert set(table.loc["frames at even steps alone"].verdict) == {"worse"}
+    assert "worse" not in set(table.loc["frames taken in many ways"].verdict)
+    said = favourite.FAVOURITE.sentence("mini")
+    assert "at even steps alone, against uniform frames in points of MRR, worse: mean of all frames (-" in said
+    assert "rank correlation of " in said
+    assert_written_once(favourite.FAVOURITE, folder, ("favourite",), ("favourite",))
+    store(favourite_records(["nano"]))
+    assert favourite.FAVOURITE.sentence("mini") == ""
+
+
+def test_the_other_model_is_asked_for_once_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path))
+    profile = get_profile("smoke")
+    assert {cell["weights"] for _, cell in favourite.favourite_cells(profile)} == {"nano"}
+    assert "`frames-matter pretrain --evenly` makes it" in favourite.FAVOURITE.missing(profile)
+    with pytest.raises(UserError, match="make it with `frames-matter pretrain --evenly`"):
+        load_viclip("nano-evenly")
+    made = tmp_path / MADE_HERE["nano-evenly"]
+    made.parent.mkdir(parents=True)
+    shutil.copy(SHIPPED["nano"], made)
+    assert {cell["weights"] for _, cell in favourite.favourite_cells(profile)} == {"nano", "nano-evenly"}
+    assert favourite.FAVOURITE.missing(profile) == ""
 
 
 # --- shifts ---

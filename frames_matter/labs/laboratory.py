@@ -80,6 +80,8 @@ class Laboratory(Reporting):
         what is no field of it goes under "options".
     procedure : str or callable
         What a run does, `(spec, run) -> Outcome`, or "module:function".
+    missing : callable, optional
+        profile -> what of it cannot be run here and why, in a sentence; empty where all can.
 
     The rest, how its records are told, is of `Reporting`.
     """
@@ -88,6 +90,7 @@ class Laboratory(Reporting):
     title: str
     cells: Callable[[Profile], Iterable[tuple[Profile, dict[str, Any]]]]
     procedure: str | Callable
+    missing: Callable[[Profile], str] = lambda profile: ""
 
     def specs(self, profile: str | Profile, progress: bool = True) -> list:
         """Every run, as `RunSpec`; data sets are built first where they are not there.
@@ -109,5 +112,6 @@ class Laboratory(Reporting):
 
         specs = self.specs(profile, progress)
         if progress:
-            print(f"laboratory {self.name}: {len(specs)} runs", flush=True)
+            missing = self.missing(as_profile(profile))
+            print(f"laboratory {self.name}: {len(specs)} runs" + (f". {missing}" if missing else ""), flush=True)
         return run_all(specs, resolve(self.procedure), progress=progress)

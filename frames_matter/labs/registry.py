@@ -12,6 +12,7 @@ from ..base.profiles import Profile, as_profile, assert_own_results
 from ..base.registry import Registry
 from .audit import AUDIT
 from .cross_validation import CROSS_VALIDATION
+from .favourite import FAVOURITE
 from .frames import FRAMES
 from .laboratory import Laboratory
 from .ladder import LADDER
@@ -22,7 +23,7 @@ from ..report.readme import report_study
 
 # %% ../../nbs/labs/registry.ipynb #6d9ebe14
 LABORATORIES: Registry[Laboratory] = Registry(
-    "laboratory", [SEEDS, AUDIT, FRAMES, SHIFTS, LOSS_LABORATORY, LADDER, CROSS_VALIDATION]
+    "laboratory", [SEEDS, AUDIT, FRAMES, FAVOURITE, SHIFTS, LOSS_LABORATORY, LADDER, CROSS_VALIDATION]
 )
 
 # %% ../../nbs/labs/registry.ipynb #7796fe55
