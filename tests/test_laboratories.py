@@ -90,7 +90,8 @@ def test_no_run_twice(profile, laboratory):
 
 def test_unknown_laboratory(profile):
     with pytest.raises(
-        UserError, match="Unknown laboratory 'colours'; valid: seeds, audit, frames, losses, ladder, cross_validation"
+        UserError,
+        match="Unknown laboratory 'colours'; valid: seeds, audit, frames, favourite, shifts, losses, ladder, cross_validation",
     ):
         run_laboratories(profile, ["colours"])
 

@@ -137,6 +137,8 @@ def test_shifts(store):
     assert shifts.table_shifts(runs).loc["at home", "worlds"].tolist() == [3, 3]
     assert shifts.table_shifts(runs).loc["noise, mild", "worlds"].tolist() == [3, 3]
     assert "finds more: light, strong (+1" in shifts.SHIFTS.sentence("mini")
+    said = shifts.SHIFTS.headline(runs)
+    assert "Of 3 worlds at home and 3 under each strong shift, fine-tuning finds more: light, strong (+" in said
     spread = shifts.table_spread(runs)
     assert spread.sum(axis=1).to_numpy() == pytest.approx(1)
     names = ("shifts", "shift_frames", "shift_spread")

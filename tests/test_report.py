@@ -319,7 +319,9 @@ def test_similarity_is_kept_and_shown(home, runs):
 
 def test_the_answer_follows_the_numbers(runs):
     said = answer(runs)
-    assert re.search(r"worse: .*keyframes \(-", said) and "does matter" in said and said.count("\n") == 2
+    assert re.search(r"worse: .*keyframes \(-", said) and "does matter" in said and said.count("\n\n") == 2
+    assert "viclip-nano at home, on 240 clips" in said and "points would have been seen" in said
+    assert "And under shift." in answer(runs, ["And under shift."]).split("\n\n")[1]
     unvaried = runs[(runs.phase != "second_improvement") | (runs.sampling == "uniform")]
     assert "cannot be told" in answer(unvaried)
 

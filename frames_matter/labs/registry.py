@@ -53,9 +53,11 @@ def report(profile: str | Profile = "mini") -> None:
     """
     profile = as_profile(profile)
     assert_own_results(profile)
-    tables, figures = [], []
+    tables, figures, headlines = [], [], []
     for laboratory in LABORATORIES.values():
         of_tables, of_figures = laboratory.write(profile)
         tables += of_tables
         figures += of_figures
-    report_study(profile, tables, figures)
+        if of_tables and (headline := laboratory.headline(laboratory.load(profile))):
+            headlines.append(headline)
+    report_study(profile, tables, figures, headlines)

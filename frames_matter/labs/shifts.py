@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'TRAINED', 'ZERO_SHOT', 'SCORES', 'SHIFTS', 'shift_cells', 'with_shift', 'table_shifts',
-           'table_shift_frames', 'table_spread', 'shift_answer', 'plot_shifts', 'shift_notes', 'shift_tables',
-           'shift_figures']
+           'table_shift_frames', 'table_spread', 'shift_answer', 'shift_headline', 'plot_shifts', 'shift_notes',
+           'shift_tables', 'shift_figures']
 
 # %% ../../nbs/labs/shifts.ipynb #5a1f0003
 from collections.abc import Iterator
@@ -185,19 +185,32 @@ def shift_answer(runs: pd.DataFrame) -> str:
     return " ".join(_method_sentence(method, table.xs(method, level="method")) for method in _trained_in(table))
 
 
+def shift_headline(runs: pd.DataFrame) -> str:
+    "Where fine-tuning helps, in one sentence."
+    rows = table_shifts(runs).xs(METHODS["fine_tuned"], level="method")
+    worlds, told = int(rows.worlds.max()), f"{rows.detectable.min():.1f} to {rows.detectable.max():.1f}"
+    said = f"Of {worlds} worlds at home and {worlds} under each strong shift, fine-tuning {_told_by_verdict(rows)}"
+    return f"{said}; differences of {told} points would have been seen in four of five."
+
+
 def _trained_in(table: pd.DataFrame) -> Iterator[str]:
     there = set(table.index.get_level_values("method")) if len(table) else set()
     return (title for title in METHODS.values() if title in there)
 
 
 def _method_sentence(method: str, rows: pd.DataFrame) -> str:
+    return f"Against the model before it, in points of MRR, {method} {_told_by_verdict(rows)}."
+
+
+def _told_by_verdict(rows: pd.DataFrame) -> str:
+    "Shifts with their differences and intervals, gathered by verdict."
     parts = []
     for verdict, words in _WORDS.items():
         told = rows.loc[rows.verdict == verdict, ["difference", "low", "high"]].itertuples()
         named = [f"{shift} ({difference_in_words(*ends)})" for shift, *ends in told]
         if named:
             parts.append(f"{words}: {enumeration(named)}")
-    return f"Against the model before it, in points of MRR, {method} {'; '.join(parts)}."
+    return "; ".join(parts)
 
 # %% ../../nbs/labs/shifts.ipynb #5a1f0015
 _COLOUR_OF = {"fine-tuning": "orange", "fusion": "blue"}
@@ -284,6 +297,7 @@ SHIFTS = Laboratory(
     layout=_LAYOUT,
     prepare=with_shift,
     answer=shift_answer,
+    headline=shift_headline,
     tables=shift_tables,
     figures=shift_figures,
 )

@@ -54,11 +54,8 @@ def _by_verdict(rows: pd.DataFrame, short: Callable[[str], str]) -> str:
     for verdict, in_words in VERDICT_WORDS.items():
         of_verdict = rows[rows.verdict == verdict]
         if len(of_verdict):
-            told = of_verdict[["difference", "low", "high", "R@1 difference"]].itertuples()
-            named = [
-                f"{short(question)} ({difference_in_words(*ends)}; R@1 {recall:+.1f})"
-                for question, *ends, recall in told
-            ]
+            told = of_verdict[["difference", "low", "high"]].itertuples()
+            named = [f"{short(question)} ({difference_in_words(*ends)})" for question, *ends in told]
             said.append(f"{in_words}: {enumeration(named)}")
     return "; ".join(said)
 
@@ -68,7 +65,25 @@ def _strategy_in_words(question: str) -> str:
     return question.split()[0].replace("_", " as ")
 
 # %% ../../nbs/report/readme.ipynb #4ead0003
-def _strategies_sentence(compared: pd.DataFrame) -> str:
+def _whose(runs: pd.DataFrame) -> str:
+    "Of which model and which clips the numbers are, and how it was trained."
+    profile, sound = as_profile(runs.profile.iloc[0]), runs_with(runs, protocol="sound")
+    n, rate = int(sound.n_queries.max()), sound[sound.epochs > 0].learning_rate.max()
+    if profile.source == "world" and profile.weights == "nano":
+        whose = f"viclip-nano at home, on {n} clips of the world it was pretrained in"
+    else:
+        whose = f"the model {profile.weights} on {n} clips of {profile.name}"
+    return f"{whose}, fine-tuned with a learning rate of {rate:g}"
+
+
+def _could_be_seen(rows: pd.DataFrame) -> str:
+    "The smallest true differences that such a set-up would find."
+    least, most = f"{rows.detectable.min():.1f}", f"{rows.detectable.max():.1f}"
+    reach = least if least == most else f"{least} to {most}"
+    return f"differences of {reach} points would have been seen in four of five such set-ups"
+
+
+def _strategies_sentence(compared: pd.DataFrame, whose: str) -> str:
     "Whether it matters which frames are taken."
     rows = compared.loc[[question for question in compared.index if question.endswith("against uniform frames")]]
     if not len(rows):
@@ -79,22 +94,29 @@ def _strategies_sentence(compared: pd.DataFrame) -> str:
     if (rows.seeds < LEAST_SEEDS).all():
         few = f"its strategies were run with fewer than {LEAST_SEEDS} seeds."
         return f"**Whether frames matter cannot be told here:** {few}"
-    said = f"in points of text-to-video MRR, against uniform frames, {_by_verdict(rows, _strategy_in_words)}."
+    said = (
+        f"({whose}, under the fusion transformer): in points of text-to-video MRR, against uniform frames, "
+        f"{_by_verdict(rows, _strategy_in_words)}; {_could_be_seen(rows)}."
+    )
     if rows.verdict.isin([BETTER, WORSE]).any():
-        return f"**Which frames are taken does matter here:** {said}"
+        return f"**Which frames are taken does matter here** {said}"
     if (rows.verdict == SAME).all():
-        return f"**Which frames are taken does not matter here:** {said}"
-    return f"**Which frames are taken: it cannot be told that it matters here.** Under the fusion transformer, {said}"
+        return f"**Which frames are taken does not matter here** {said}"
+    return f"**Which frames are taken: it cannot be told that it matters here** {said}"
 
 
-def _improvements_sentence(compared: pd.DataFrame) -> str:
+def _improvements_sentence(compared: pd.DataFrame, headlines: Sequence[str]) -> str:
     "What fine-tuning, heads and losses add."
     ends = ("against zero-shot", "against dual encoder", "against InfoNCE")
     questions = [question for end in ends for question in compared.index if question.endswith(end)]
     if not questions:
         return ""
-    rows = _by_verdict(compared.loc[questions], lambda question: question.split(" against ")[0])
-    return f"The improvements, each against what it is added to, in points of MRR: {rows}."
+    rows = compared.loc[questions]
+    said = _by_verdict(rows, lambda question: question.split(" against ")[0])
+    told = (
+        f"**What the improvements add** to what stands before them, in points of MRR: {said}; {_could_be_seen(rows)}."
+    )
+    return " ".join([told, *headlines])
 
 # %% ../../nbs/report/readme.ipynb #4ead0004
 def _leak_sentence(runs: pd.DataFrame) -> str:
@@ -109,7 +131,7 @@ def _leak_sentence(runs: pd.DataFrame) -> str:
     printed = published_losses("second_improvement").values()
     n = int(sound.n_queries.max())
     return (
-        f"The study's measure cannot show it: by its own procedure fusion reaches losses of {losses.min():.4f} to "
+        f"**The study's measure cannot show it:** by its own procedure fusion reaches losses of {losses.min():.4f} to "
         f"{losses.max():.4f} here ({min(printed)} to {max(printed)} in the study), while with uniform frames, trained "
         f"and judged soundly, it finds {_in_percent(uniform)} of {n} captions' clips first, and the model before any "
         f"training {_in_percent(zero_shot)} (chance {100 / n:.1f} %)."
@@ -123,13 +145,15 @@ def _in_percent(runs: pd.DataFrame) -> str:
     return f"{value:.1f} % ({ends})" if ends else f"{value:.1f} %"
 
 # %% ../../nbs/report/readme.ipynb #4ead0005
-def answer(runs: str | Profile | pd.DataFrame = "mini") -> str:
-    """Whether frames matter, in up to three sentences, from the runs there are.
+def answer(runs: str | Profile | pd.DataFrame = "mini", headlines: Sequence[str] = ()) -> str:
+    """Whether frames matter, whether training helps, and what the study's measure says of it, from the runs there are.
 
     Parameters
     ----------
     runs : str, Profile or DataFrame
         A profile, or what `load_runs` gave.
+    headlines : sequence of str
+        What laboratories add on where training helps.
 
     Returns
     -------
@@ -138,8 +162,9 @@ def answer(runs: str | Profile | pd.DataFrame = "mini") -> str:
     """
     runs = as_runs(runs)
     compared = table_comparisons(runs)
-    sentences = _strategies_sentence(compared), _leak_sentence(runs), _improvements_sentence(compared)
-    return "\n".join(sentence for sentence in sentences if sentence)
+    strategies = _strategies_sentence(compared, _whose(runs))
+    sentences = strategies, _improvements_sentence(compared, headlines), _leak_sentence(runs)
+    return "\n\n".join(sentence for sentence in sentences if sentence)
 
 # %% ../../nbs/report/readme.ipynb #629b996b
 def _markers(name: str, profile: Profile) -> tuple[str, str]:
@@ -183,10 +208,10 @@ def _setups_sentence(profile: Profile, setups: Sequence[Table]) -> str:
     return f"Runs of another set-up have a table of their own: {enumeration(links)}." if links else ""
 
 
-def _head(profile: Profile, runs: pd.DataFrame, figures: Sequence[Figure]) -> str:
-    "The answer: its picture, its sentences, and of what data they are."
+def _head(profile: Profile, runs: pd.DataFrame, figures: Sequence[Figure], headlines: Sequence[str]) -> str:
+    "The answer: its sentences, its picture, and of what data they are."
     pictures = [_picture(profile, figure) for figure in figures if figure.name == "answer"]
-    return "\n\n".join(filter(None, [*pictures, answer(runs), source_of(profile).notice]))
+    return "\n\n".join(filter(None, [answer(runs, headlines), *pictures, source_of(profile).notice]))
 
 
 def _body(profile: Profile, tables: Sequence[Table], figures: Sequence[Figure], setups: Sequence[Table]) -> str:
@@ -238,7 +263,12 @@ def _forget_setups(profile: Profile, setups: Sequence[Table]) -> None:
             path.unlink()
 
 
-def report_study(profile: str | Profile = "mini", tables: Sequence[Table] = (), figures: Sequence[Figure] = ()) -> None:
+def report_study(
+    profile: str | Profile = "mini",
+    tables: Sequence[Table] = (),
+    figures: Sequence[Figure] = (),
+    headlines: Sequence[str] = (),
+) -> None:
     """Write the study's tables and figures and, where README.md has a place for the profile, its text.
 
     A second call changes nothing.
@@ -249,6 +279,8 @@ def report_study(profile: str | Profile = "mini", tables: Sequence[Table] = (), 
         Whose results.
     tables, figures : sequence
         Of the laboratories, which have written them already; README shows those that are `in_readme` after the study's.
+    headlines : sequence of str
+        Of the laboratories, for the first screen.
 
     Raises
     ------
@@ -266,7 +298,7 @@ def report_study(profile: str | Profile = "mini", tables: Sequence[Table] = (), 
         write_figure(profile, figure)
     if shown := has_place(profile):
         body = _body(profile, [*of_study, *tables], [*pictures, *figures], setups)
-        write_readme(profile, _head(profile, runs, pictures), body)
+        write_readme(profile, _head(profile, runs, pictures, headlines), body)
     folder = results_dir(profile).relative_to(project_root())
     print(f"{len(runs)} runs; tables and figures are in {folder}{', and in README.md' if shown else ''}.")
     for table in setups:
