@@ -8,16 +8,18 @@ __all__ = ['PUBLISHED', 'TEMPERATURES', 'FOLDS', 'Setting', 'grouped_folds', 'he
 # %% ../../nbs/labs/tuning.ipynb #7a0e0003
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from sklearn.model_selection import GroupKFold
-from torch import Tensor
 
 from ..base.errors import UserError
 from ..base.profiles import TEMPERATURE
 from ..base.seeds import stable_seed
 from ..metrics.retrieval import ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # %% ../../nbs/labs/tuning.ipynb #7a0e0005
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def grouped_folds(videos: np.ndarray, n: int = FOLDS, seed: int = 0) -> list[np.
     return [held for _, held in GroupKFold(n).split(videos, groups=shuffled)]
 
 # %% ../../nbs/labs/tuning.ipynb #7a0e0009
-def held_out_score(similarity_without: Callable[[np.ndarray], Tensor], folds: Iterable[np.ndarray]) -> float:
+def held_out_score(similarity_without: Callable[[np.ndarray], "Tensor"], folds: Iterable[np.ndarray]) -> float:
     """How well clips are found by models that never saw them.
 
     Parameters
