@@ -10,6 +10,7 @@ __all__ = ['RUNGS', 'WISE', 'TITLES', 'SIZES', 'BATCH', 'MOST_EPOCHS', 'MOST_STE
            'ladder_answer', 'ladder_notes', 'ladder_tables', 'ladder_figures']
 
 # %% ../../nbs/labs/ladder.ipynb #554e007a
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from ..base.profiles import Profile, larger
 from ..base.registry import Registry
 from .laboratory import Laboratory
+from .tuning import FOLDS, PUBLISHED
 from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE, mean_with_interval
 from ..model.catalogue import HEADS
 from ..report.reader import Layout
@@ -56,8 +58,6 @@ class Rung:
         To choose from; empty: those of `TEMPERATURES` where there are rates, else none.
     needs_clips : bool
         Whether it is told of any training clips.
-    most_clips : int, optional
-        It is not run with more, as too dear.
     """
 
     name: str
@@ -67,10 +67,9 @@ class Rung:
     rates: tuple[float, ...] = ()
     temperatures: tuple[float, ...] = ()
     needs_clips: bool = True
-    most_clips: int | None = None
 
 # %% ../../nbs/labs/ladder.ipynb #b75d0301
-_HEAD_RATES, _TOWER_RATES = (1e-4, 1e-3, 1e-2), (1e-5, 3e-5, 1e-4)
+_HEAD_RATES, _TOWER_RATES = (1e-5, 1e-4, 1e-3), (1e-5, 3e-5, 1e-4)
 
 RUNGS = Registry(  # from cheap to dear
     "rung",
@@ -106,7 +105,6 @@ RUNGS = Registry(  # from cheap to dear
             "thin matrices inside both towers",
             "Hu et al., 2022",
             (1e-4, 3e-4, 1e-3),
-            most_clips=50,
         ),
         Rung("full", "full fine-tuning", "the video tower", "the study", _TOWER_RATES),
         Rung(
@@ -119,7 +117,6 @@ RUNGS = Registry(  # from cheap to dear
             "the video tower and a head over pairs",
             "the study",
             (1e-5, 1e-4, 1e-3),
-            most_clips=50,
         ),
         Rung(
             "fusion",
@@ -127,7 +124,6 @@ RUNGS = Registry(  # from cheap to dear
             "the video tower and a larger head over pairs",
             "the study",
             (1e-5, 1e-4, 1e-3),
-            most_clips=50,
         ),
     ],
 )
@@ -164,19 +160,19 @@ def ladder_cells(profile: Profile) -> list[tuple[Profile, dict[str, Any]]]:
         if not rung.needs_clips:
             cells.append(_cell(rung, 0, 0))
             continue
-        sizes = [n for n in ladder_sizes(profile) if n <= (rung.most_clips or n)]
-        for n in sizes:
+        for n in ladder_sizes(profile):
             for seed in profile.seeds[:MOST_SEEDS]:
                 cells += [_cell(rung, n, seed, setting) for setting in (("", "published") if rung.rates else ("",))]
     return [(profile, same | cell) for cell in cells]
 
 
 def _cell(rung: Rung, n_train: int, seed: int, setting: str = "") -> dict[str, Any]:
-    "Fields of a run. What is tuned has no rate and no temperature yet; what is published has those of the profile."
+    "Fields of a run. What is tuned has no rate and no temperature yet."
     options = dict(method=rung.name, n_train=n_train, setting=setting)
     epochs = ladder_epochs(n_train) if rung.rates else 0
     own = dict(seed=seed, epochs=epochs, options=options, architecture=rung.name if rung.name in HEADS else "viclip")
-    return own if setting else own | dict(learning_rate=0.0, temperature=0.0)
+    learning_rate, temperature = dataclasses.astuple(PUBLISHED) if setting else (0.0, 0.0)
+    return own | dict(learning_rate=learning_rate, temperature=temperature)
 
 # %% ../../nbs/labs/ladder.ipynb #efc399a3
 CELL = ("method", "n_train", "seed", "setting")  # what one run of the ladder is
@@ -225,17 +221,21 @@ def table_asked(runs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row for each number of clips, rung and setting whose ranks are not zero-shot's own, as `compared` has it.
+        A row for each number of clips, rung and setting whose ranks are not zero-shot's own, as `compared` has it. The
+        tuned ones are corrected together, and so are the published ones.
     """
     zero = runs_with(runs, method="zero_shot")
-    cells = dict(tuple(runs[runs.method != "zero_shot"].groupby(["n_train", "place", "method", "setting"])))
-    ranks = reciprocal_ranks(zero)
-    asked = {
-        (n, TITLES[method], setting or "tuned"): (zero, of)
-        for (n, _, method, setting), of in cells.items()
-        if (reciprocal_ranks(of) != ranks).any()
-    }
-    table = compared(asked, source_videos(runs), pair=_by_seed)
+    ranks, tables = reciprocal_ranks(zero), []
+    for setting, of_setting in runs[runs.method != "zero_shot"].groupby("setting"):
+        cells = of_setting.groupby(["n_train", "place", "method"])
+        asked = {
+            (n, TITLES[method], setting or "tuned"): (zero, of)
+            for (n, _, method), of in cells
+            if (reciprocal_ranks(of) != ranks).any()
+        }
+        if asked:
+            tables.append(compared(asked, source_videos(runs), pair=_by_seed))
+    table = pd.concat(tables) if tables else compared({}, source_videos(runs), pair=_by_seed)
     return table.set_axis(pd.MultiIndex.from_tuples(table.index, names=["clips", "rung", "setting"]))
 
 
@@ -378,8 +378,16 @@ def table_calibration(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def show_numbers(table: pd.DataFrame) -> pd.DataFrame:
-    "A table of numbers as text: three decimals for what is small, whole numbers whole."
-    return table.map(lambda value: f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}")
+    "A table of numbers as text, those of its index too: three digits, whole numbers whole."
+    rows = [tuple(map(_shown, row)) if isinstance(row, tuple) else _shown(row) for row in table.index]
+    index = pd.MultiIndex.from_tuples(rows) if table.index.nlevels > 1 and rows else pd.Index(rows)
+    return table.map(_shown).set_axis(index.set_names(table.index.names), axis=0)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}"
 
 # %% ../../nbs/labs/ladder.ipynb #078e36df
 _COLOUR_OF = ("blue", "orange", "green")
@@ -403,7 +411,8 @@ def _ends(rows: pd.DataFrame) -> np.ndarray:
 def _gains(ax: Axes, rungs: list[str], sizes: list[tuple[int, str, pd.DataFrame]]) -> None:
     "A row a rung: what it adds with its interval for each number of clips, and a cross for the published setting."
     for i, (n, colour, rows) in enumerate(sizes):
-        places = np.array([rungs.index(rung) for rung in rows.index]) + 0.22 * (i - (len(sizes) - 1) / 2)
+        beside = 0.22 * (i - (len(sizes) - 1) / 2) if n else 0.0
+        places = np.array([rungs.index(rung) for rung in rows.index]) + beside
         line = dict(ls="", marker="o", ms=5, mec="white", color=colour, elinewidth=1.5)
         ax.errorbar(rows.difference, places, xerr=_ends(rows), label=f"{n} clips" if n else "no clips", **line)
         if "published difference" in rows:
@@ -438,7 +447,9 @@ def plot_ladder(runs: pd.DataFrame) -> MatplotlibFigure:
     right.axhline(0, color="black", ls="--", lw=1.2, zorder=1)
     _gains(left, rungs, sizes)
     _gain_by_cost(right, rungs, sizes)
-    fig.legend(loc="outside lower center", ncols=4)
+    handles, labels = left.get_legend_handles_labels()
+    in_order = sorted(zip(handles, labels, strict=True), key=lambda of: "published" in of[1])  # the cross comes last
+    fig.legend(*zip(*in_order, strict=True), loc="outside lower center", ncols=len(labels))
     return fig
 
 # %% ../../nbs/labs/ladder.ipynb #54bf1cfd
@@ -472,22 +483,34 @@ def _size_sentence(clips: int, rows: pd.DataFrame) -> str:
 
 
 def ladder_notes(runs: pd.DataFrame) -> str:
-    "The line under the ladder."
+    "The lines under the ladder: what was run, how it was tuned and compared, what it cost."
     n, trained = int(runs.n_queries.max()), runs[runs.epochs > 0]
-    few = [rung.title for rung in RUNGS.values() if rung.most_clips]
-    edge = runs[(runs.setting == "") & (runs.method != WISE.name)].get("chosen_at_edge", pd.Series(dtype=float)).sum()
-    return (
+    what = (
         f"Sound protocol: {trained.seed.nunique()} seeds (each draws its own clips and their order), {n} queries "
-        f"(chance: R@1 {100 / n:.1f} %), every rung on the same pool, which each run reads once for each model that it "
-        f"reports. A training has at most {MOST_EPOCHS} epochs and {MOST_STEPS} steps of {BATCH} pairs. {HOW_COMPARED} "
-        "Held fixed: the gallery of clips, the world, the pretrained model, the number of epochs, weight decay, and "
-        "what is told of each rung on its page. Tuned, each by MRR on clips of the run's own training set that the "
-        "judged model did not see (three folds, no source video in two): learning rate, three a rung, and temperature, "
-        f"three; the query bank's temperature; α. In {edge:.0f} runs the best rate was the first or last that was "
-        "tried. As published: learning rate 2e-5, temperature 0.07. Seconds are of one core of the machine that ran it "
-        "and differ from run to run; features of frozen towers are computed once for all runs and not counted. Too "
-        f"dear for more than fifty clips: {', '.join(few)}. The pool is of the larger world, so zero-shot stands "
-        "elsewhere than in the tables above."
+        f"(chance: R@1 {100 / n:.1f} %), every rung on the same pool, which a run reads once for each model that it "
+        f"reports. A training has at most {MOST_EPOCHS} epochs and {MOST_STEPS} steps of {BATCH} pairs. The pool is of "
+        "the larger world, so zero-shot stands elsewhere than in the tables above."
+    )
+    fixed = (
+        "Held fixed: the gallery of clips, the world, the pretrained model, the number of epochs, weight decay, the "
+        "pull of the heads that are pulled back (one over the number of clips), and LoRA's rank."
+    )
+    cost = (
+        "Seconds are of one core of the machine that ran it, and of what else it did; features of frozen towers are "
+        "computed once for all runs and not counted."
+    )
+    return " ".join([what, _how_tuned(runs), HOW_COMPARED, fixed, cost])
+
+
+def _how_tuned(runs: pd.DataFrame) -> str:
+    tuned = runs[(runs.setting == "") & (runs.method != WISE.name)]
+    edge = int(tuned.chosen_at_edge.sum()) if "chosen_at_edge" in tuned else 0
+    return (
+        f"Tuned by MRR on clips of the run's own training set that the judged model did not see ({FOLDS} folds, no "
+        "source video in two): three learning rates a rung, then three temperatures; for the query bank its "
+        f"temperature, for WiSE-FT α besides. In {edge} of {int((tuned.epochs > 0).sum())} runs the best rate was the "
+        f"least or the largest that was tried. As published: learning rate {PUBLISHED.learning_rate:g}, temperature "
+        f"{PUBLISHED.temperature:g}."
     )
 
 # %% ../../nbs/labs/ladder.ipynb #0da898c8

@@ -335,6 +335,7 @@ def _linear(model: ViCLIP, spec: RunSpec, how: Any, kind: type[Towers] = Towers)
 
 
 def _pulled(model: ViCLIP, spec: RunSpec, how: Any) -> tuple:
+    "The weight is one over the run's clips, and the same for its folds, which have fewer."
     return _linear(model, spec, how, functools.partial(PulledTowers, n=spec.option("n_train")))
 
 
