@@ -323,7 +323,9 @@ def rung_record(method, n_train=0, seed=0, setting="", n=240):
     if (trained or rung.temperatures) and not setting:
         rate = CHOSEN[seed] if trained else 0.0
         tries = dict(
-            tried_learning_rates=[1e-5, 1e-4], tried_temperatures=[0.07, 0.07], tried_scores=[50.0, 50.0 + seed]
+            tried_learning_rates=[1e-5 * trained, 1e-4 * trained],
+            tried_temperatures=[0.07, 0.07 if trained else 0.2],
+            tried_scores=[50.0, 50.0 + seed],
         )
         metrics |= tries | dict(chosen_learning_rate=rate, chosen_temperature=0.07, tuning_seconds=30.0)
         metrics |= dict(chosen_at_edge=int(rate == 1e-5))

@@ -156,7 +156,7 @@ def test_heads_come_first_and_their_tower_stays(specs, clips):
     first = fitted(specs, "linear", clips)
     slow = Setting(1e-6)
     both = FITS["lp_ft"](specs["lp_ft"], clips, slow, Clock("cpu"), first=FAST)
-    torch.testing.assert_close(both.similarity(clips), first.similarity(clips), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(both.similarity(clips), first.similarity(clips), rtol=0, atol=5e-3)
     clock = Clock("cpu")
     FITS["lp_ft"](specs["lp_ft"], clips, FAST, clock, first=FAST)
     assert len(clock.epochs) == 2 * specs["lp_ft"].epochs

@@ -69,64 +69,53 @@ class Rung:
     needs_clips: bool = True
 
 # %% ../../nbs/labs/ladder.ipynb #b75d0301
-_HEAD_RATES, _TOWER_RATES = (1e-5, 1e-4, 1e-3), (1e-5, 3e-5, 1e-4)
+_CHEAP = [
+    Rung("zero_shot", "zero-shot", "nothing", needs_clips=False),
+    Rung("temperature", "temperature alone", "one number", "Guo et al., 2017"),
+    Rung(
+        "query_bank",
+        "query bank",
+        "each clip's scores, by the training captions",
+        "QB-Norm, Bogolin et al., 2022",
+        temperatures=(0.01, 0.02, 0.05, 0.2),  # and the study's; 0.05 is that paper's
+    ),
+    Rung("views", "four views", "the frames: four samples, features averaged", needs_clips=False),
+]
 
-RUNGS = Registry(  # from cheap to dear
-    "rung",
-    [
-        Rung("zero_shot", "zero-shot", "nothing", needs_clips=False),
-        Rung("temperature", "temperature alone", "one number", "Guo et al., 2017"),
-        Rung(
-            "query_bank",
-            "query bank",
-            "each clip's scores, by the training captions",
-            "QB-Norm, Bogolin et al., 2022",
-            temperatures=(0.01, 0.02, 0.05, 0.2),  # and the study's; 0.05 is that paper's
-        ),
-        Rung("views", "four views", "the frames: four samples, features averaged", needs_clips=False),
-        Rung("linear", "linear heads", "a matrix on either tower's features", rates=_HEAD_RATES),
-        Rung(
-            "pulled",
-            "linear heads, pulled back",
-            "the same, held close to zero-shot",
-            "after ProLIP, Fahes et al., 2024",
-            _HEAD_RATES,
-        ),
-        Rung(
-            "variants",
-            "linear heads, more wordings",
-            "the same, with rule-made paraphrases and foils",
-            "after NegCLIP, Yuksekgonul et al., 2023",
-            _HEAD_RATES,
-        ),
-        Rung(
-            "lora",
-            "LoRA, both towers",
-            "thin matrices inside both towers",
-            "Hu et al., 2022",
-            (1e-4, 3e-4, 1e-3),
-        ),
-        Rung("full", "full fine-tuning", "the video tower", "the study", _TOWER_RATES),
-        Rung(
-            "lp_ft", "heads, then full", "linear heads, then tower and heads", "LP-FT, Kumar et al., 2022", _TOWER_RATES
-        ),
-        Rung("flyp", "both towers", "both towers", "FLYP, Goyal et al., 2023", _TOWER_RATES),
-        Rung(
-            "cross_attention",
-            "full + cross-attention",
-            "the video tower and a head over pairs",
-            "the study",
-            (1e-5, 1e-4, 1e-3),
-        ),
-        Rung(
-            "fusion",
-            "full + fusion",
-            "the video tower and a larger head over pairs",
-            "the study",
-            (1e-5, 1e-4, 1e-3),
-        ),
-    ],
-)
+# %% ../../nbs/labs/ladder.ipynb #1adde003
+_HEAD_RATES = (1e-5, 1e-4, 1e-3)
+_HEADS = [
+    Rung("linear", "linear heads", "a matrix on either tower's features", "", _HEAD_RATES),
+    Rung(
+        "pulled",
+        "linear heads, pulled back",
+        "the same, held close to zero-shot",
+        "after ProLIP, Fahes et al., 2024",
+        _HEAD_RATES,
+    ),
+    Rung(
+        "variants",
+        "linear heads, more wordings",
+        "the same, with rule-made paraphrases and foils",
+        "after NegCLIP, Yuksekgonul et al., 2023",
+        _HEAD_RATES,
+    ),
+]
+
+# %% ../../nbs/labs/ladder.ipynb #1adde004
+_TOWER_RATES, _PAIR_RATES = (1e-5, 3e-5, 1e-4), (1e-5, 1e-4, 1e-3)
+_PAIRS = "the video tower and a head over pairs"
+_DEAR = [
+    Rung("lora", "LoRA, both towers", "thin matrices inside both towers", "Hu et al., 2022", (1e-4, 3e-4, 1e-3)),
+    Rung("full", "full fine-tuning", "the video tower", "the study", _TOWER_RATES),
+    Rung("lp_ft", "heads, then full", "first the heads, then the tower too", "LP-FT, Kumar et al., 2022", _TOWER_RATES),
+    Rung("flyp", "both towers", "both towers", "FLYP, Goyal et al., 2023", _TOWER_RATES),
+    Rung("cross_attention", "full + cross-attention", _PAIRS, "the study", _PAIR_RATES),
+    Rung("fusion", "full + fusion", _PAIRS, "the study", _PAIR_RATES),
+]
+
+# %% ../../nbs/labs/ladder.ipynb #1adde005
+RUNGS = Registry("rung", [*_CHEAP, *_HEADS, *_DEAR])  # from cheap to dear
 WISE = Rung("wise", "WiSE-FT", "the full rung's weights, averaged with zero-shot's", "Wortsman et al., 2022")
 TITLES = {  # WiSE-FT stands behind the rung that makes it
     rung.name: rung.title for of in RUNGS.values() for rung in ([of, WISE] if of.name == "full" else [of])
@@ -277,7 +266,7 @@ def table_ladder(runs: pd.DataFrame) -> pd.DataFrame:
         )
     return pd.DataFrame(rows).set_index(["clips", "rung"])
 
-
+# %% ../../nbs/labs/ladder.ipynb #1adde006
 def _recall(runs: pd.DataFrame, videos: np.ndarray) -> dict[str, float]:
     found = mean_with_interval(_by_seed(runs, hits(runs)), videos)
     return dict(zip(("t2v R@1", "low", "high"), found, strict=True))

@@ -45,7 +45,7 @@ from ..model.catalogue import HEADS
 from ..model.compute import Clock
 from ..model.protocols import SOUND
 from ..model.tokenizer import assert_same_vocabulary, tokenizer_for
-from ..model.training import Pairs, pairwise_similarity, trainable_parameters
+from ..model.training import Pairs, Training, pairwise_similarity, trainable_parameters
 from ..model.viclip import ViCLIP
 from ..model.weights import load_viclip
 from ..study.measure import Outcome, Run, training_of
@@ -239,7 +239,7 @@ class Encoders:
         Captions are trained on with their paraphrases and foils.
     """
 
-    build: Callable[[ViCLIP, RunSpec, Any], tuple[Towers, Callable[[], ViCLIP]]]
+    build: Callable[[ViCLIP, RunSpec, Training], tuple[Towers, Callable[[], ViCLIP]]]
     frames: bool = False
     tokens: bool = False
     wordings: bool = False
@@ -258,7 +258,7 @@ class Encoders:
         return Fitted(lambda clips: towers.similarity(self.pairs(clips)), model, towers, tuple(curve))
 
 # %% ../../nbs/labs/ladder_runs.ipynb #eea63e96
-def train_with(spec: RunSpec, setting: Setting) -> Any:
+def train_with(spec: RunSpec, setting: Setting) -> Training:
     "What the optimizer is told: the specification's, but for what a setting says."
     told = dict(learning_rate=setting.learning_rate, temperature=setting.temperature)
     return dataclasses.replace(training_of(spec), **told)
@@ -329,26 +329,26 @@ def _merged(model: ViCLIP, video: Residual, text: Residual) -> Callable[[], ViCL
     return lambda: merge_into_projections(model, video.change.weight.T, text.change.weight.T)
 
 
-def _linear(model: ViCLIP, spec: RunSpec, how: Any, kind: type[Towers] = Towers) -> tuple:
+def _linear(model: ViCLIP, spec: RunSpec, how: Training, kind: type[Towers] = Towers) -> tuple:
     video, text = _residuals(model)
     return kind(video, text, how), _merged(model, video, text)
 
 
-def _pulled(model: ViCLIP, spec: RunSpec, how: Any) -> tuple:
+def _pulled(model: ViCLIP, spec: RunSpec, how: Training) -> tuple:
     "The weight is one over the run's clips, and the same for its folds, which have fewer."
     return _linear(model, spec, how, functools.partial(PulledTowers, n=spec.option("n_train")))
 
 
-def _variants(model: ViCLIP, spec: RunSpec, how: Any) -> tuple:
+def _variants(model: ViCLIP, spec: RunSpec, how: Training) -> tuple:
     return _linear(model, spec, how, TowersWithVariants)
 
 
-def _lora(model: ViCLIP, spec: RunSpec, how: Any) -> tuple:
+def _lora(model: ViCLIP, spec: RunSpec, how: Training) -> tuple:
     wrapped = add_adapters(model, spec.seed)
     return Towers(model.vision_encoder, model.text_encoder, how), lambda: merge_adapters(wrapped)
 
 
-def _full(model: ViCLIP, spec: RunSpec, how: Any) -> tuple:
+def _full(model: ViCLIP, spec: RunSpec, how: Training) -> tuple:
     "The vision tower, as in the study, with the head of the specification's architecture."
     trainable_parameters(model, None, SOUND)
     return Towers(
@@ -356,7 +356,7 @@ def _full(model: ViCLIP, spec: RunSpec, how: Any) -> tuple:
     ), lambda: model
 
 
-def _both(model: ViCLIP, spec: RunSpec, how: Any) -> tuple:
+def _both(model: ViCLIP, spec: RunSpec, how: Training) -> tuple:
     model.requires_grad_(True)
     return Towers(model.vision_encoder, model.text_encoder, how), lambda: model
 
@@ -385,7 +385,7 @@ def fit_heads_then_full(spec: RunSpec, clips: Clips, setting: Setting, clock: Cl
     """
     heads = fit_encoders(ENCODERS["linear"], spec, clips, first, clock).towers
 
-    def build(model: ViCLIP, spec: RunSpec, how: Any) -> tuple:
+    def build(model: ViCLIP, spec: RunSpec, how: Training) -> tuple:
         trainable_parameters(model, None, SOUND)
         towers = Towers(nn.Sequential(model.vision_encoder, heads.video), heads.text, how)
         return towers, _merged(model, heads.video, heads.text)
