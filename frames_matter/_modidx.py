@@ -1560,8 +1560,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'frames_matter/labs/ladder_runs.py'),
                                                 'frames_matter.labs.ladder_runs._both': ( 'labs/ladder_runs.html#_both',
                                                                                           'frames_matter/labs/ladder_runs.py'),
-                                                'frames_matter.labs.ladder_runs._canary': ( 'labs/ladder_runs.html#_canary',
-                                                                                            'frames_matter/labs/ladder_runs.py'),
                                                 'frames_matter.labs.ladder_runs._clips': ( 'labs/ladder_runs.html#_clips',
                                                                                            'frames_matter/labs/ladder_runs.py'),
                                                 'frames_matter.labs.ladder_runs._found': ( 'labs/ladder_runs.html#_found',

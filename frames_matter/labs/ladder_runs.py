@@ -115,12 +115,7 @@ def _clips(spec: RunSpec, pairs: Pairs, rows: pd.DataFrame) -> Clips:
 
 def _split(spec: RunSpec, name: str) -> Clips:
     "All clips of a split that is not the final one."
-    pairs = pairs_of(dataclasses.replace(_same_features(spec), options=_canary(spec)), name)
-    return _clips(spec, pairs, rows_of(spec.resolved_profile(), spec.data, name))
-
-
-def _canary(spec: RunSpec) -> dict[str, Any]:
-    return {"canary": spec.option("canary")}
+    return _clips(spec, pairs_of(_same_features(spec), name), rows_of(spec.resolved_profile(), spec.data, name))
 
 # %% ../../nbs/labs/ladder_runs.ipynb #1933dd5c
 def subset(n: int, wanted: int, seed: int, split: str) -> Tensor:
