@@ -167,7 +167,8 @@ def test_the_frame_laboratory_computes_in_the_precision_asked_for(official, monk
         precisions.add(precision)
         return encode(*given, precision=precision, **named)
 
-    monkeypatch.setattr(frames_runs, "encode_clips", encode_clips)
+    for module in (frames_runs, views):
+        monkeypatch.setattr(module, "encode_clips", encode_clips)
     run_of(dataclasses.replace(official[shown], precision="bf16"))
     assert precisions == {"bf16"}
 
