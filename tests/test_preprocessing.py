@@ -12,7 +12,7 @@ from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
 from frames_matter.base.profiles import get_profile
 from frames_matter.data.dataset import VideoCaptionDataset
-from frames_matter.labs import frames_runs
+from frames_matter.labs import frames_runs, views
 from frames_matter.labs.registry import LABORATORIES
 from frames_matter.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset, preprocess
 from frames_matter.study.spec import RunSpec
@@ -153,7 +153,7 @@ def test_the_frame_laboratory_shows_and_films_the_preset_s_frames(official, monk
 
 def test_frames_of_ones_own_choice_are_resized_as_the_preset_says(official):
     rows = FinalSplit(official["multi_view"]).read().rows
-    frames = frames_runs._own_frames(official["multi_view"], rows, lambda n: np.arange(2))
+    frames = views.own_frames(official["multi_view"], rows, lambda n: np.arange(2))
     size = official["multi_view"].image_size
     expected = [preprocess(resize(read_frames(path, [0, 1]), size, "bicubic"), size) for path in rows.path]
     assert torch.equal(frames, torch.stack(expected))
@@ -167,7 +167,8 @@ def test_the_frame_laboratory_computes_in_the_precision_asked_for(official, monk
         precisions.add(precision)
         return encode(*given, precision=precision, **named)
 
-    monkeypatch.setattr(frames_runs, "encode_clips", encode_clips)
+    for module in (frames_runs, views):
+        monkeypatch.setattr(module, "encode_clips", encode_clips)
     run_of(dataclasses.replace(official[shown], precision="bf16"))
     assert precisions == {"bf16"}
 

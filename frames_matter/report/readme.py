@@ -68,12 +68,13 @@ def _strategy_in_words(question: str) -> str:
 def _whose(runs: pd.DataFrame) -> str:
     "Of which model and which clips the numbers are, and how it was trained."
     profile, sound = as_profile(runs.profile.iloc[0]), runs_with(runs, protocol="sound")
-    n, rate = int(sound.n_queries.max()), sound[sound.epochs > 0].learning_rate.max()
+    n, rates = int(sound.n_queries.max()), sound.get("learning_rate", pd.Series(dtype=float))
+    trained = f", fine-tuned with a learning rate of {rates.max():g}" if len(rates) else ""
     if profile.source == "world" and profile.weights == "nano":
         whose = f"viclip-nano at home, on {n} clips of the world it was pretrained in"
     else:
         whose = f"the model {profile.weights} on {n} clips of {profile.name}"
-    return f"{whose}, fine-tuned with a learning rate of {rate:g}"
+    return whose + trained
 
 
 def _could_be_seen(rows: pd.DataFrame) -> str:

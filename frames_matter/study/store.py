@@ -39,11 +39,14 @@ _Metrics = TypedDict(
     "_Metrics",
     dict.fromkeys(("evaluation_split", "kinds", "outcomes", "told"), str)
     | dict.fromkeys(("ranks_t2v", "ranks_v2t", "ndcg_each", "fold", "fold_losses", "videos"), list[_Number])
-    | dict.fromkeys(("wise_alphas", "wise_alignment_loss", "wise_ranks_t2v", "wise_t2v_r1"), list[_Number])
+    | dict.fromkeys(("tried_learning_rates", "tried_temperatures", "tried_scores"), list[_Number])
+    | dict.fromkeys(("wise_alphas", "wise_scores", "wise_ranks_t2v"), list[_Number])
     | {"pool_losses": list[_Number], "pool_ranks": list[list[_Number]]},
     total=False,
 )
-_IS_NUMBER = re.compile(r"([tv]2[tv]|foil|alignment|cosine_gap|train|trainable)_\w+|rsum|n_\w+|test_reads")
+_IS_NUMBER = re.compile(
+    r"([tv]2[tv]|foil|alignment|cosine_gap|train|trainable|tuning|chosen)_\w+|rsum|n_\w+|test_reads"
+)
 
 
 class _Whole(TypedDict):
