@@ -18,7 +18,16 @@ from frames_matter.video.frames import read_clip
 from frames_matter.world import films
 from frames_matter.world.captions import caption
 from frames_matter.world.films import WORLD_VERSION, as_yuv420, draw_up, encode_video, random_video
-from frames_matter.world.nano import FACTS, FRAME_WAYS, UNKNOWN, Pretraining, fact_labels, slice_clip
+from frames_matter.world.nano import (
+    FACTS,
+    FRAME_WAYS,
+    UNKNOWN,
+    Pretraining,
+    Stage,
+    drawn_clips,
+    fact_labels,
+    slice_clip,
+)
 from frames_matter.world.rendering import evidence, render
 from frames_matter.world.scenes import FACT_KINDS, flip, random_scene
 from frames_matter.world.shifts import NO_SHIFT, Shift
@@ -162,27 +171,29 @@ def test_a_way_to_take_frames_takes_eight_of_the_clip_in_order(way):
 
 def test_the_slice_takes_frames_in_the_ways_that_are_named():
     "By name, a name that is none is told; half of the slice was taken evenly once, and a model has its favourites."
-    evenly = Pretraining(frame_ways=("evenly",))
-    times = [np.diff(slice_clip(evenly, i).times) for i in range(20)]
+    config, kinds = Pretraining(), {"order": 1}
+    evenly, all_ways = Stage(1, ("evenly",), kinds), Stage(1, tuple(FRAME_WAYS), kinds)
+    times = [np.diff(slice_clip(config, evenly, "order", i).times) for i in range(20)]
     assert all(np.allclose(steps, steps[0]) for steps in times)
-    blended = sum(slice_clip(Pretraining(), i).is_blended for i in range(400))
+    blended = sum(slice_clip(config, all_ways, "order", i).is_blended for i in range(400))
     assert 5 <= blended <= 40  # 20 are expected
     with pytest.raises(UserError, match="Unknown way to take frames 'often'; valid: "):
-        slice_clip(Pretraining(frame_ways=("often",)), 0)
+        slice_clip(config, Stage(1, ("often",), kinds), "order", 0)
 
 
-def test_labels_say_which_thing_has_which_colour():
-    "The foil of an appearance has the same colours and shapes; only pairs of them tell it apart."
-    scene = scene_of_kind("appearance")
-    names = list(FACTS)
-    true, foil = (dict(zip(names, fact_labels(s), strict=True)) for s in (scene, flip(scene)))
-    assert {name for name in names if true[name] != foil[name]} == {scene.subject.shape, scene.other.shape}
-    assert FACTS[scene.subject.shape][true[scene.subject.shape]] == scene.subject.colour
+def test_stages_follow_one_another():
+    "Each step is of one stage, and a scene is the same in all of them, whatever frames are taken."
+    config = Pretraining()
+    first, last = config.stages[0], config.stages[-1]
+    assert config.stage_of(first.steps - 1) is first and config.stage_of(config.steps - 1) is last
+    one, again = (slice_clip(config, stage, "order", 3) for stage in (first, last))
+    assert one.scene == again.scene and one.times != again.times
 
 
-def test_kinds_that_are_learnt_late_come_more_often():
-    "In the shares that the configuration names, and none that it leaves out."
-    only = Pretraining(kind_shares={"appearance": 3, "speed": 1})
-    kinds = [slice_clip(only, i).scene.kind for i in range(400)]
+def test_kinds_come_in_the_shares_of_their_stage():
+    "And none that it leaves out."
+    only = Stage(10, ("evenly",), {"appearance": 3, "speed": 1})
+    config = Pretraining(stages=(only,), scenes_a_step=40)
+    kinds = [clip.scene.kind for step in range(10) for clip in drawn_clips(config, step)]
     assert set(kinds) == {"appearance", "speed"}
     assert 260 <= kinds.count("appearance") <= 340  # 300 are expected
