@@ -1600,8 +1600,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'frames_matter.labs.losses._others_sentence': ( 'labs/losses.html#_others_sentence',
                                                                                            'frames_matter/labs/losses.py'),
                                            'frames_matter.labs.losses._panel': ('labs/losses.html#_panel', 'frames_matter/labs/losses.py'),
-                                           'frames_matter.labs.losses._queries': ( 'labs/losses.html#_queries',
-                                                                                   'frames_matter/labs/losses.py'),
                                            'frames_matter.labs.losses._question_sentence': ( 'labs/losses.html#_question_sentence',
                                                                                              'frames_matter/labs/losses.py'),
                                            'frames_matter.labs.losses._runs_of': ( 'labs/losses.html#_runs_of',

@@ -46,7 +46,7 @@ from frames_matter.report.tables import (
     source_videos,
     title_of,
 )
-from ..report.writers import Figure, Table, difference_in_words, enumeration, intervals, numbers
+from ..report.writers import Figure, Table, difference_in_words, enumeration, interval, intervals, numbers
 
 # %% ../../nbs/labs/losses.ipynb #3ec7ccac
 MAIN = ("infonce", "hnac", "constant", "oracle")
@@ -292,12 +292,13 @@ def loss_answer(runs: pd.DataFrame) -> str:
 
 def _sight(control: pd.Series) -> str:
     "What the control says of the laboratory."
-    told = difference_in_words(control.difference, control.low, control.high, control.verdict)
+    ends = interval(control.low, control.high, "+.1f", nothing="no interval")
+    told = f"{control.difference:+.1f} points of MRR ({ends}, {control.verdict})"
     if control.verdict == BETTER:
-        return f"This laboratory can see: in its control the oracle mask finds {told} points of MRR more than InfoNCE."
+        return f"This laboratory can see: in its control the oracle mask finds {told} more than InfoNCE."
     return (
         "This laboratory cannot see: not even in its control is the oracle mask, which knows the false negatives, "
-        f"better than InfoNCE: {told} points of MRR. So what it says of other losses is no answer."
+        f"better than InfoNCE: {told}. So what it says of other losses is no answer."
     )
 
 
@@ -309,7 +310,7 @@ def _question_sentence(question: str, rows: pd.DataFrame) -> str:
         named = [f"{cell} ({difference_in_words(*ends)})" for cell, *ends in told]
         if named:
             parts.append(f"{verdict}: {enumeration(named)}")
-    return f"{question}, in points of MRR: {'; '.join(parts)}."
+    return f"{question[0].upper()}{question[1:]}, in points of MRR: {'; '.join(parts)}."
 
 
 def _others_sentence(runs: pd.DataFrame) -> list[str]:
@@ -392,16 +393,17 @@ def _joined(values: list[str], spans: list[str]) -> list[str]:
 # %% ../../nbs/labs/losses.ipynb #fd829931
 def loss_notes(runs: pd.DataFrame) -> str:
     "The line under the tables."
-    queries = [f"{n} in {CELLS[name].title}" for name, n in _queries(runs).items()]
+    sizes = {CELLS[name].world: int(of_cell.n_queries.max()) for name, of_cell in cells_in(runs).items()}
+    queries = [f"{n} {_PLACES[world]} (chance: R@1 {100 / n:.1f} %)" for world, n in sizes.items()]
     return (
-        f"Captions and clips that are looked for: {enumeration(queries)}; means of both directions. Where a learning "
-        "rate or a temperature is not given it is chosen for every loss alike, by cross-validation inside the training "
-        f"clips. {COMPARED}"
+        f"Captions and clips that are looked for: {enumeration(queries)}; means of both directions. Where nothing else "
+        "is said a cell is at home, of linear heads, and every loss has its learning rate and its temperature chosen "
+        "alike, by cross-validation inside the training clips; the control, its tuned batches and the tower are in the "
+        f"dark, the tower with the profile's learning rate and a temperature that heads chose. {COMPARED}"
     )
 
 
-def _queries(runs: pd.DataFrame) -> dict[str, int]:
-    return {name: int(of_cell.n_queries.max()) for name, of_cell in cells_in(runs).items()}
+_PLACES = {HOME: "at home", DARK: "in the dark"}
 
 
 def loss_tables(runs: pd.DataFrame) -> list[Table]:
