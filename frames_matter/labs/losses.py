@@ -323,7 +323,7 @@ def _others_sentence(runs: pd.DataFrame) -> list[str]:
     counts = rows.verdict.value_counts()
     named = rows[rows.verdict.isin([BETTER, WORSE])]
     ends = named[["difference", "low", "high"]].itertuples()
-    each = [f"{loss} in {cell} {difference_in_words(*told)}" for (cell, loss), *told in ends]
+    each = [f"{loss} in {cell} ({difference_in_words(*told)})" for (cell, loss), *told in ends]
     told = [f"{counts[verdict]} {verdict}" for verdict in (BETTER, WORSE, SAME, UNDECIDED) if verdict in counts]
     listed = f": {'; '.join(each)}" if each else ""
     return [f"Other losses against InfoNCE, rows of all cells: {enumeration(told)}{listed}."]
