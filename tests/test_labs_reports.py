@@ -294,7 +294,7 @@ def test_what_was_asked_of_losses(store):
     assert aware.isin(["within 2 points", "cannot be told"]).all() and aware.eq("within 2 points").any()
     assert questions["nDCG difference"].notna().all()
     said = losses.LOSS_LABORATORY.sentence("mini").splitlines()
-    assert re.match(r"This laboratory can see: in its control the oracle mask finds \+1\d\.\d points of MRR \(", said[0])
+    assert re.match(r"This laboratory can see: .* finds \+1\d\.\d points of MRR \(", said[0])
     assert said[1].startswith("H-NAC against InfoNCE, in points of MRR: better: control")
     assert said[-1].startswith("Other losses against InfoNCE")
 
