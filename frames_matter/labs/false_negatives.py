@@ -207,7 +207,7 @@ class Planted:
         matrices = (self.likeness[at][:, at], self.relevant[at][:, at])
         return Planted(self.video[at], self.text[at], *matrices, groups, self.videos[stay])
 
-
+# %% ../../nbs/labs/false_negatives.ipynb #abf12fc1
 def planted(video: Tensor, text: Tensor, truth: list[dict], groups: np.ndarray, videos: np.ndarray) -> Planted:
     "What is known of training clips of which `truth` tells the facts."
     relevant = torch.tensor(relevance(truth) == 1)
