@@ -280,61 +280,89 @@ def test_a_strategy_that_nobody_registered_keeps_its_rows(store):
 
 # --- losses ---
 
+COST = {"oracle": 0.0, "hnac": 0.6, "constant": 0.6}  # of what false negatives cost InfoNCE
 
-def loss_record(loss, rate, size, seed, method="heads", n=240):
-    "False negatives cost five points of R@1 a tenth; H-NAC and its control get two of them back, the oracle all."
-    cost = 0.5 * rate * (4 / size) ** 0.5 * {"oracle": 0, "hnac": 0.6, "constant": 0.6}.get(loss, 1)
-    rng = np.random.default_rng([seed, len(loss), size])
+
+def loss_record(cell, loss, seed, harm, n=240):
+    "False negatives cost so large a share of what is found; H-NAC and its control get two fifths back, the oracle all."
+    rng = np.random.default_rng([seed, len(loss), len(cell)])
     ease = np.random.default_rng(0).random(n) + 0.02 * rng.standard_normal(n)
-    there, back = (np.where(e < 0.7 - cost, 1.0, 5.0) for e in (ease, ease[::-1]))  # both ways find different clips
+    right = 0.7 - harm * COST.get(loss, 1.0)
+    there, back = (np.where(e < right, 1.0, 5.0) for e in (ease, ease[::-1]))  # both ways find different clips
     r1 = 100 * float((there <= 1).mean())
     metrics = dict(ranks_t2v=there.tolist(), ranks_v2t=back.tolist(), ndcg_each=(80 + 10 * (there == 1)).tolist())
-    metrics |= dict(t2v_r1=r1, v2t_r1=r1, t2v_ndcg=80.0, v2t_ndcg=80.0, evaluation_split="pool")
-    metrics |= dict(chosen_temperature=0.05, captions_with_false_negative=200 * rate, test_reads=1)
-    cell = dict(method=method, loss=loss, batch_size=size, seed=seed, data="d", epochs=8, learning_rate=1e-3)
-    cell |= {"false_negatives": rate} if rate else {}
-    curves = dict(temperatures=[0.05, 0.1], validation_rsum=[500, 400])
-    return record("losses", metrics, n, profile="mini1000" if method == "heads" else "mini", curves=curves, **cell)
+    metrics |= dict(t2v_r1=r1, v2t_r1=r1, t2v_ndcg=80.0, v2t_ndcg=80.0, evaluation_split="pool", test_reads=1)
+    metrics |= dict(chosen_learning_rate=1e-4, chosen_temperature=0.2, tried_scores=[20.0, 21.0])
+    of = losses.CELLS[cell]
+    fields = dict(cell=cell, loss=loss, seed=seed, data=of.world, method=of.method, takes=of.takes)
+    fields |= dict(batch_size=of.batch_size, epochs=round(20 * of.epochs), learning_rate=of.learning_rate or 0.0)
+    fields |= {"false_negatives": of.rate} if of.rate else {}
+    return record("losses", metrics, n, profile="mini" if of.world == losses.HOME else "mini-light-strong-42", **fields)
 
 
-def loss_records():
-    made = [
-        loss_record(loss, rate, size, seed)
-        for loss in ("infonce", "hnac", "constant", "hard", "oracle")
-        for rate in (0.0, 0.2, 0.4)
-        for size in (4, 64)
-        for seed in range(3)
-    ]
-    return made + [
-        loss_record(loss, rate, 4, seed, "full")
-        for loss in ("infonce", "hnac", "constant", "oracle")
-        for rate in (0.0, 0.2)
+def loss_records(harm_of_control=0.2):
+    harms = {losses.CONTROL: harm_of_control, "control_tuned": 0.1}
+    return [
+        loss_record(name, loss, seed, harms.get(name, 0.0), n=240 if cell.world == losses.HOME else 120)
+        for name, cell in losses.CELLS.items()
+        for loss in cell.losses or losses.LOSSES
         for seed in range(3)
     ]
 
 
 def test_losses(store):
-    lone = loss_record("infonce", 0.0, 4, 0)
-    lone["spec"] |= {"epochs": 1}  # another set-up, finished later: it empties no table
+    lone = loss_record("none", "infonce", 0, 0.0)
+    lone["spec"] |= {"k": 4}  # another set-up, finished later: it empties no table
     folder = store([*loss_records(), lone | {"finished": "2026-02-02"}])
     runs = losses.LOSS_LABORATORY.load("mini")
     found = losses.table_losses(runs)
-    assert len(found) == 2 * 3 * 5
-    helped = ["H-NAC", "constant weight", "oracle mask"]
-    assert (found.loc[(4, 0.4)].loc[helped].verdict == "better").all()
-    assert found.loc[(4, 0.0)].verdict.isin(["", "within 2 points", "cannot be told"]).all()
-    plain = found.xs("InfoNCE", level="loss")["R@1"].reindex(found.index.droplevel("loss")).to_numpy()
-    compared = found.difference.notna()
-    assert np.allclose((found["R@1"] - plain)[compared], found["R@1 difference"].dropna().astype(float))
-    assert (found["R@1 from"] <= found["R@1"]).all() and (found["R@1"] <= found["R@1 to"]).all()
-    questions = losses.table_loss_questions(runs)
-    assert len(questions) == 3 * 2 * 2 + 3 * 1 * 2
-    oracle = questions.loc[("linear heads, temperature tuned", "oracle mask against InfoNCE", 4, 0.2)]
-    assert oracle.verdict == "better"
-    aware = questions.loc[(slice(None), "H-NAC against constant weight"), "verdict"]
-    assert aware.isin(["within 2 points", "cannot be told"]).all() and aware.eq("within 2 points").any()
-    tables = ("losses_heads", "losses_full", "losses_questions")
+    assert len(found) == sum(len(cell.losses or losses.LOSSES) for cell in losses.CELLS.values())
+    control = found.loc[losses.CELLS[losses.CONTROL].title]
+    assert (control.loc[["H-NAC", "constant weight", "oracle mask"]].verdict == "better").all()
+    assert control.loc["margin"].verdict != "better" and control.loc["InfoNCE"].verdict == ""
+    assert found.loc["nothing planted"].verdict.isin(["", "within 2 points", "cannot be told"]).all()
+    plain = found.xs("InfoNCE", level="loss").MRR.reindex(found.index.get_level_values("cell")).to_numpy()
+    compared = found.difference.notna().to_numpy()
+    assert np.allclose((found.MRR - plain)[compared], found.difference[compared].astype(float))
+    assert (found["MRR from"] <= found.MRR).all() and (found["MRR to"] >= found.MRR).all()
+    assert set(found["learning rate"]) == {"0.0001"} and set(found.seeds) == {3}
+    tables = ("losses", "losses_questions")
     assert_written_once(losses.LOSS_LABORATORY, folder, tables, ("losses",))
+
+
+def test_what_was_asked_of_losses(store):
+    store(loss_records())
+    runs = losses.LOSS_LABORATORY.load("mini")
+    questions = losses.table_loss_questions(runs)
+    cells = len(losses.CELLS)
+    assert questions.groupby(level=0, sort=False).size().tolist() == [1, cells, cells, cells - 1]
+    assert questions.loc[losses.SEES].index.tolist() == [losses.CELLS[losses.CONTROL].title]
+    aware = questions.loc["H-NAC against constant weight", "verdict"]
+    assert aware.isin(["within 2 points", "cannot be told"]).all() and aware.eq("within 2 points").any()
+    assert questions["nDCG difference"].notna().all()
+    said = losses.LOSS_LABORATORY.sentence("mini").splitlines()
+    assert re.match(r"This laboratory can see: .* finds \+1\d\.\d points of MRR \(", said[0])
+    assert said[1].startswith("H-NAC against InfoNCE, in points of MRR: better: control")
+    assert said[-1].startswith("Other losses against InfoNCE")
+
+
+@pytest.mark.parametrize("harm", [0.0, -0.2], ids=["the oracle wins nothing", "the oracle loses"])
+def test_a_loss_laboratory_that_is_blind_says_so_first(store, harm):
+    store(loss_records(harm))
+    said = losses.LOSS_LABORATORY.sentence("mini").splitlines()
+    assert said[0].startswith("This laboratory cannot see") and "is no answer" in said[0]
+
+
+def test_without_its_control_the_loss_laboratory_says_nothing(store):
+    store([r for r in loss_records() if r["spec"]["cell"] != losses.CONTROL])
+    assert losses.LOSS_LABORATORY.sentence("mini") == "" and losses.LOSS_LABORATORY.write("mini") == ([], [])
+
+
+def test_runs_of_no_cell_are_left_out(store):
+    old = loss_record("none", "infonce", 0, 0.0)
+    del old["spec"]["cell"]
+    store([old])
+    assert losses.LOSS_LABORATORY.sentence("mini") == "" and not len(losses.LOSS_LABORATORY.load("mini"))
 
 
 def test_a_grid_that_is_half_done_compares_what_it_has(store):
@@ -486,8 +514,8 @@ def test_cross_validation(store):
     "laboratory, records, profile, clips",
     [
         (frames.FRAMES, frame_records, "mini", 240),
-        (losses.LOSS_LABORATORY, loss_records, "mini1000", 240),
         (losses.LOSS_LABORATORY, loss_records, "mini", 240),
+        (losses.LOSS_LABORATORY, loss_records, "mini-light-strong-42", 120),
         (ladder.LADDER, rung_records, "mini1000", 240),
         (cross_validation.CROSS_VALIDATION, cross_records, "mini", 60),
     ],
