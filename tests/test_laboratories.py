@@ -91,7 +91,7 @@ def test_no_run_twice(profile, laboratory):
 def test_unknown_laboratory(profile):
     with pytest.raises(
         UserError,
-        match="Unknown laboratory 'colours'; valid: seeds, audit, frames, favourite, shifts, losses, ladder, cross_validation",
+        match="Unknown laboratory 'colours'; valid: seeds, audit, frames, favourite, shifts, losses, ladder",
     ):
         run_laboratories(profile, ["colours"])
 

@@ -468,7 +468,7 @@ def as_profile(profile: str | Profile) -> Profile:
     """
     return profile if isinstance(profile, Profile) else get_profile(profile)
 
-
+# %% ../../nbs/base/profiles.ipynb #25a3d7eb
 def larger(profile: Profile) -> Profile:
     """The profile with more clips that stands beside this one: mini1000, with what was replaced in it, for mini.
 

@@ -133,7 +133,7 @@ def _encoder_command(fps: float) -> list[str]:
     reproducible = "-threads 1 -fflags +bitexact -flags:v +bitexact"
     return [find_ffmpeg(), *frames_in.split(), *film_out.split(), *reproducible.split()]
 
-
+# %% ../../nbs/world/films.ipynb #d62c95df
 def encode_video(video: Video, path: str | Path, shift: Shift = NO_SHIFT) -> None:
     """Render and encode a source video: H.264 without loss, 160x120, no sound.
 
@@ -269,7 +269,7 @@ def _dirt(rng: random.Random, row: dict) -> list[dict]:
         rows.append(row | {"YoutubeID": "gone" + row["YoutubeID"][4:]})  # a video that is no longer there
     return rows
 
-
+# %% ../../nbs/world/films.ipynb #10b558be
 def draw_up(
     seed: int, n_study: int, n_pool: int, whole: bool = False, shift: Shift = NO_SHIFT
 ) -> tuple[list[Video], list[dict], list[dict], set[str]]:

@@ -89,7 +89,7 @@ def _jittered(rng: random.Random, n: int) -> list[int]:
     "Anywhere in each of eight segments."
     return [int((i + rng.random()) * n / 8) for i in range(8)]
 
-
+# %% ../../nbs/world/nano.ipynb #e56d3296
 def _anywhere(rng: random.Random, n: int) -> list[int]:
     return sorted(rng.sample(range(n), 8))
 
@@ -148,7 +148,7 @@ TIME_FIRST = {"direction": 6, "order": 6, "early_late": 3, "speed": 6, "transien
 THEN_ALL = {"direction": 4, "order": 3, "early_late": 3, "speed": 6, "transient": 2, "count": 2, "appearance": 3}
 STAGES = (Stage(800, ("evenly", "offset"), TIME_FIRST), Stage(1600, tuple(FRAME_WAYS), THEN_ALL))
 
-
+# %% ../../nbs/world/nano.ipynb #07526e0d
 @dataclass(frozen=True)
 class Pretraining:
     """How viclip-nano is made.
@@ -210,7 +210,7 @@ class Pretraining:
         ends = itertools.accumulate(stage.steps for stage in self.stages)
         return next(stage for stage, end in zip(self.stages, ends, strict=True) if step < end)
 
-
+# %% ../../nbs/world/nano.ipynb #566b2576
 # a model with a favourite, for the laboratory of that name
 EVENLY = Pretraining(stages=tuple(replace(stage, frame_ways=("evenly",)) for stage in STAGES))
 
@@ -281,7 +281,7 @@ def learn_merges(words: Counter) -> list[tuple[str, str]]:
         for word in [word for word, letters in spelt.items() if best in itertools.pairwise(letters)]:
             spelt[word] = _merged(spelt[word], best)
 
-
+# %% ../../nbs/world/nano.ipynb #071fb1c1
 def _merged(letters: list[str], pair: tuple[str, str]) -> list[str]:
     "The parts of a word with every such pair made one."
     out = []
@@ -357,7 +357,7 @@ def slice_clip(config: Pretraining, stage: Stage, kind: str, i: int) -> SliceCli
     times = tuple(index / n for index in way.take(rng, n))
     return SliceClip(scene, flip(scene), times, way.is_blended)
 
-
+# %% ../../nbs/world/nano.ipynb #2c6f9726
 def drawn_clips(config: Pretraining, step: int) -> list[SliceClip]:
     "The clips of a step, drawn by its stage's shares of the kinds."
     rng, stage = random.Random(stable_seed("clips", config.seed, step)), config.stage_of(step)
@@ -563,7 +563,7 @@ def _optimizer_step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, model:
     with torch.no_grad():
         model.temp.clamp_(0.02, 0.5)
 
-
+# %% ../../nbs/world/nano.ipynb #5a71cd6d
 def _batches(config: Pretraining, tokenize: Callable) -> Iterator[tuple]:
     "Every step's batch; the next one is made while the last one is used."
     with ThreadPoolExecutor(1) as maker:
