@@ -163,10 +163,8 @@ class Pretraining:
         Scenes of each kind of fact that there are; they come again and again.
     scenes_a_step : int
         Each with its foil: 32 are 64 pairs a batch.
-    learning_rate : float
-        Of AdamW, at its highest.
-    weight_decay : float
-        Of AdamW.
+    learning_rate, weight_decay : float
+        Of AdamW; the former at its highest.
     warmup : int
         Steps of rising learning rate, before it falls as a cosine.
     mask_ratio : float
