@@ -13,10 +13,10 @@ from laboratory_runs import run_of
 from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import get_profile
 from frames_matter.labs import ladder_runs
-from frames_matter.labs.ladder import MOST_SEEDS, RUNGS, ladder_epochs, ladder_sizes
+from frames_matter.labs.ladder import LADDER_SEEDS, RUNGS, ladder_epochs, ladder_sizes
 from frames_matter.labs.ladder_runs import ALPHAS, FITS, Clips, Fitted, Search, averaged_similarity, search_setting
 from frames_matter.labs.registry import LABORATORIES
-from frames_matter.labs.tuning import PUBLISHED, Setting
+from frames_matter.labs.tuning import PUBLISHED_SETTING, Setting
 from frames_matter.model.adaptation import PulledTowers, Residual, Towers, bank_normalised, calibration
 from frames_matter.model.compute import Clock
 from frames_matter.model.training import Training, pairwise_similarity
@@ -78,7 +78,7 @@ def fitted(specs, name, clips, setting=FAST):
 def test_grid(profile):
     every = LABORATORIES["ladder"].specs(profile, progress=False)
     with_clips = [rung for rung in RUNGS.values() if rung.needs_clips]
-    a_rung = len(profile.seeds[:MOST_SEEDS])
+    a_rung = len(profile.seeds[:LADDER_SEEDS])
     trained = sum(bool(rung.rates) for rung in with_clips)
     assert len(every) == len({spec.hash for spec in every}) == 2 + a_rung * (len(with_clips) + trained)
     assert {spec.option("n_train", 0) for spec in every} == {0, 16}
@@ -87,7 +87,7 @@ def test_grid(profile):
         rung = RUNGS[spec.option("method")]
         assert spec.epochs == (ladder_epochs(16) if rung.rates else 0)
         told = spec.learning_rate, spec.temperature
-        published = PUBLISHED.learning_rate, PUBLISHED.temperature
+        published = PUBLISHED_SETTING.learning_rate, PUBLISHED_SETTING.temperature
         assert told == (published if spec.option("setting") == "published" else (0, 0))
 
 

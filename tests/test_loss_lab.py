@@ -33,11 +33,11 @@ def test_every_specification_is_another(specs):
 
 
 def test_cells_name_what_is_there():
-    from frames_matter.labs.losses import CELLS, CONTROL, MAIN, STUDY
+    from frames_matter.labs.losses import CELLS, CONTROL, MAIN, OF_STUDY
     from frames_matter.labs.losses_runs import TRAIN
-    from frames_matter.labs.tuning import PUBLISHED
+    from frames_matter.labs.tuning import PUBLISHED_SETTING
 
-    assert dict(learning_rate=PUBLISHED.learning_rate, temperature=PUBLISHED.temperature) == STUDY
+    assert dict(learning_rate=PUBLISHED_SETTING.learning_rate, temperature=PUBLISHED_SETTING.temperature) == OF_STUDY
     assert {cell.method for cell in CELLS.values()} <= set(TRAIN)
     assert CELLS[CONTROL].rate == 1 and not CELLS[CONTROL].losses
     assert all(set(MAIN) <= set(cell.losses or MAIN) for cell in CELLS.values())
