@@ -402,6 +402,7 @@ def test_frames_that_others_need_are_decoded(name, all_shown):
 
 
 def test_decord_gives_the_same_frames_or_says_that_it_cannot():
+    "The same pictures; its conversion of colours is not the exact one, and rounds by one level of 256 otherwise."
     for name in SHOWN:
         timeline = timeline_of(FILMS / name)
         chosen = sorted(set(sample_indices("weighted", len(timeline), 8, 1).tolist()))
@@ -411,7 +412,8 @@ def test_decord_gives_the_same_frames_or_says_that_it_cannot():
             assert "cannot be read by decord" in str(e) and "take the reader av" in str(e)
             assert name in ("copycut.mp4", "h264.avi", "xvid_bf.avi", "src.flv", "mpg.mpg", "src.ts", "wmv.wmv"), name
         else:
-            assert (np.stack(by_decord) == read_frames(FILMS / name, chosen)).all(), name
+            apart = np.stack(by_decord).astype(int) - read_frames(FILMS / name, chosen)
+            assert np.abs(apart).max() <= 1, name
 
 
 def test_a_reader_that_hangs_is_stopped():
