@@ -578,7 +578,7 @@ Evenly = Annotated[
 
 @command(app, "frames-matter pretrain", "frames-matter pretrain --out /tmp/nano", "frames-matter pretrain --evenly")
 def pretrain(out: NanoFolder = "", evenly: Evenly = False) -> None:
-    "Make viclip-nano again, from its seed; about an hour."
+    "Make viclip-nano again, from its seed; about half an hour on two cores."
     from frames_matter.model.weights import MADE_HERE
     from frames_matter.world.nano import EVENLY, Pretraining, make_nano
 
