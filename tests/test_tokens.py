@@ -282,7 +282,7 @@ def test_what_is_no_caption_is_refused(bpe):
     assert tokenize([]).shape == (0, 32) and tokenize([""]).tolist()[0][:3] == [n - 2, n - 1, 0]
 
 
-CLOSE_UP = "a close up of a person cutting vegetables with a knife on a wooden "
+CLOSE_UP = "zoom " * 80 + "on a wooden "  # more tokens than any model here reads
 
 
 def test_captions_that_are_cut_are_counted_and_those_that_become_the_same_are_named():
@@ -297,7 +297,7 @@ def test_captions_that_are_cut_are_counted_and_those_that_become_the_same_are_na
         ids = tokenize(captions, length).tolist()
         first = [ids.index(i) for i in ids]
         assert alike == [(f, i) for i, f in enumerate(first) if whole[i] != whole[f]]
-    assert not cut_captions(tokenize, captions, 77).cut and str(cut_captions(tokenize, captions, 77)) == ""
+    assert not cut_captions(tokenize, captions, 999).cut and str(cut_captions(tokenize, captions, 999)) == ""
     assert not cut_captions(tokenize, []).alike
 
 
@@ -363,7 +363,7 @@ def test_a_list_of_another_vocabulary_is_refused_where_it_meets_a_model(tmp_path
             lambda bpe=bpe: encode_captions(nano, clip_tokenizer(bpe), ["a dog"]),
             lambda bpe=bpe: tell_of_cut_captions(get_profile("mini", bpe=str(bpe)), ["a dog"]),
         ):
-            with pytest.raises(UserError, match="tokens and the model's vocabulary has 838"):
+            with pytest.raises(UserError, match=f"tokens and the model's vocabulary has {nano.config.vocab_size}"):
                 meet()
 
 
