@@ -3274,6 +3274,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'frames_matter/world/rendering.py'),
                                                'frames_matter.world.rendering._two_tone': ( 'world/rendering.html#_two_tone',
                                                                                             'frames_matter/world/rendering.py'),
+                                               'frames_matter.world.rendering.blend_shows_fact': ( 'world/rendering.html#blend_shows_fact',
+                                                                                                   'frames_matter/world/rendering.py'),
                                                'frames_matter.world.rendering.evidence': ( 'world/rendering.html#evidence',
                                                                                            'frames_matter/world/rendering.py'),
                                                'frames_matter.world.rendering.flash_window': ( 'world/rendering.html#flash_window',

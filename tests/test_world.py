@@ -28,7 +28,7 @@ from frames_matter.world.nano import (
     fact_labels,
     slice_clip,
 )
-from frames_matter.world.rendering import evidence, render
+from frames_matter.world.rendering import blend_shows_fact, evidence, render
 from frames_matter.world.scenes import FACT_KINDS, flip, random_scene
 from frames_matter.world.shifts import NO_SHIFT, Shift
 from frames_matter.world.truth import relevance, scene_of
@@ -197,3 +197,15 @@ def test_kinds_come_in_the_shares_of_their_stage():
     kinds = [clip.scene.kind for step in range(10) for clip in drawn_clips(config, step)]
     assert set(kinds) == {"appearance", "speed"}
     assert 260 <= kinds.count("appearance") <= 340  # 300 are expected
+
+
+def test_the_mean_of_frames_shows_what_is_there_and_how_fast_it_swings():
+    "And neither order nor direction, whose foils have the very same mean."
+    moments = np.arange(40) / 40
+    told = {kind: blend_shows_fact(scene_of_kind(kind), moments) for kind in FACT_KINDS}
+    assert {kind for kind, is_told in told.items() if is_told} == {"appearance", "count", "speed"}
+    still = scene_of_kind("speed")
+    assert not blend_shows_fact(still, [0.5])
+    order = scene_of_kind("order")
+    mean, of_foil = (render(scene, moments, 24, 32).mean(axis=0) for scene in (order, flip(order)))
+    assert np.abs(mean - of_foil).max() < 1e-9
