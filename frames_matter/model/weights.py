@@ -119,10 +119,12 @@ def checkpoint_file(source: str | Path) -> Path:
     UserError
         If it is not there, or cannot be fetched.
     """
-    made = {name: project_root() / path for name, path in MADE_HERE.items()}
-    if (name := str(source)) in made and not made[name].is_file():
-        raise UserError(f"{name} does not come with the package; make it with `frames-matter pretrain --evenly`.")
-    return resolve_file(source, SHIPPED | made)
+    if str(source) not in MADE_HERE:
+        return resolve_file(source, SHIPPED)
+    path = project_root() / MADE_HERE[str(source)]
+    if not path.is_file():
+        raise UserError(f"{source} does not come with the package; make it with `frames-matter pretrain --evenly`.")
+    return path
 
 
 def _listed(names: list[str]) -> str:
