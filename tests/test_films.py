@@ -402,7 +402,7 @@ def test_frames_that_others_need_are_decoded(name, all_shown):
 
 
 def test_decord_gives_the_same_frames_or_says_that_it_cannot():
-    "The same pictures; its conversion of colours is not the exact one, and rounds by one level of 256 otherwise."
+    "The same pictures; its conversion of colours is not the exact one, and rounds otherwise, by up to three levels of 256."
     for name in SHOWN:
         timeline = timeline_of(FILMS / name)
         chosen = sorted(set(sample_indices("weighted", len(timeline), 8, 1).tolist()))
@@ -413,7 +413,7 @@ def test_decord_gives_the_same_frames_or_says_that_it_cannot():
             assert name in ("copycut.mp4", "h264.avi", "xvid_bf.avi", "src.flv", "mpg.mpg", "src.ts", "wmv.wmv"), name
         else:
             apart = np.stack(by_decord).astype(int) - read_frames(FILMS / name, chosen)
-            assert np.abs(apart).max() <= 1, name
+            assert np.abs(apart).max() <= 3, name
 
 
 def test_a_reader_that_hangs_is_stopped():
@@ -468,3 +468,17 @@ def test_a_clip_of_4k_is_read_in_a_gigabyte(tmp_path):
     said, kilobytes = done.stdout.splitlines()
     assert said.startswith("120 ") and said.count("(8, 64, 64, 3)") == len(strategies)
     assert int(kilobytes) < 2**20
+
+
+def test_colours_are_those_of_other_readers(tmp_path):
+    "Edges of colour too, where a sample stands for four pixels: within three levels of decord and of FFmpeg's own."
+    path, size = tmp_path / "film.mp4", (160, 120)
+    source = ["-f", "lavfi", "-i", f"testsrc2=size={size[0]}x{size[1]}:rate=10:duration=2"]
+    subprocess.run([find_ffmpeg(), "-v", "error", *source, "-pix_fmt", "yuv420p", str(path)], check=True)
+    ours = read_frames(path, [0, 7, 19]).astype(int)
+    by_decord = np.stack(list(decord_frames_at(path, timeline_of(path), [0, 7, 19])))
+    raw = [find_ffmpeg(), "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    by_ffmpeg = np.frombuffer(subprocess.run(raw, check=True, capture_output=True).stdout, np.uint8)
+    by_ffmpeg = by_ffmpeg.reshape(-1, *size[::-1], 3)[[0, 7, 19]]
+    assert np.abs(ours - by_decord).max() <= 3
+    assert np.abs(ours - by_ffmpeg).max() <= 3

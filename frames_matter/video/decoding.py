@@ -434,14 +434,15 @@ class Pictures:
         from av.video.reformatter import Interpolation, VideoReformatter
 
         self._reformatter = VideoReformatter()  # one for all: it keeps what it has worked out about their format
-        self._exactly = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+        self._exactly = Interpolation.POINT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
         self._size = self._matrix = None  # those of the first frame
 
     def of(self, frame: "av.VideoFrame") -> np.ndarray:
         "A frame, upright, uint8 (H, W, 3) RGB; should the size change on the way, it is that of the first."
         if self._size is None:
             self._size, self._matrix = (frame.width, frame.height), _display_matrix(frame)
-        # the same on every processor; and to start threads takes longer than most frames do
+        # the same on every processor, each pixel with the colour sample next to it, as OpenCV and decord have it; and
+        # to start threads takes longer than most frames do
         options = dict(format="rgb24", interpolation=self._exactly, threads=1)
         pixels = self._reformatter.reformat(frame, *self._size, **options).to_ndarray()
         return _upright(pixels, *self._matrix)
