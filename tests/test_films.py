@@ -402,7 +402,7 @@ def test_frames_that_others_need_are_decoded(name, all_shown):
 
 
 def test_decord_gives_the_same_frames_or_says_that_it_cannot():
-    "The same pictures; its conversion of colours is not the exact one, and rounds otherwise, by up to three levels of 256."
+    "The same pictures; its conversion of colours rounds otherwise, by up to three levels of 256."
     for name in SHOWN:
         timeline = timeline_of(FILMS / name)
         chosen = sorted(set(sample_indices("weighted", len(timeline), 8, 1).tolist()))

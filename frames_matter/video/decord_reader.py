@@ -83,7 +83,7 @@ def decord_frames_at(
     indices: Iterable[int],
     patience: float = DECORD_SECONDS,
 ) -> Iterator[np.ndarray]:
-    """Chosen frames of a video file by decord, each uint8 (H, W, 3) RGB; it rounds colours otherwise, by up to three levels.
+    """Chosen frames of a video file by decord, each uint8 (H, W, 3) RGB; colours are up to three levels off.
 
     Parameters
     ----------
