@@ -66,8 +66,10 @@ def _strategy_in_words(question: str) -> str:
 
 # %% ../../nbs/report/readme.ipynb #4ead0003
 def _whose(runs: pd.DataFrame) -> str:
-    "Of which model and which clips the numbers are, and how it was trained."
+    "Of which model and which clips the numbers are, and how it was trained; empty without runs of the sound protocol."
     profile, sound = as_profile(runs.profile.iloc[0]), runs_with(runs, protocol="sound")
+    if not len(sound):
+        return ""
     n, rates = int(sound.n_queries.max()), sound.get("learning_rate", pd.Series(dtype=float))
     trained = f", fine-tuned with a learning rate of {rates.max():g}" if len(rates) else ""
     if profile.source == "world" and profile.weights == "nano":
