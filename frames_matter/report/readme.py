@@ -72,7 +72,7 @@ def _whose(runs: pd.DataFrame) -> str:
         return ""
     n, rates = int(sound.n_queries.max()), sound.get("learning_rate", pd.Series(dtype=float))
     trained = f", fine-tuned with a learning rate of {rates.max():g}" if len(rates) else ""
-    if profile.source == "world" and profile.weights == "nano":
+    if source_of(profile).has_truth and profile.weights == "nano":
         whose = f"viclip-nano at home, on {n} clips of the world it was pretrained in"
     else:
         whose = f"the model {profile.weights} on {n} clips of {profile.name}"
