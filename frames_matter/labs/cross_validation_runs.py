@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..base.errors import UserError, choose
+from ..base.errors import choose
 from ..base.seeds import stable_seed
 from .cross_validation import CONTENDERS, FOLD
 from .tuning import grouped_folds
