@@ -579,14 +579,11 @@ Evenly = Annotated[
 @command(app, "frames-matter pretrain", "frames-matter pretrain --out /tmp/nano", "frames-matter pretrain --evenly")
 def pretrain(out: NanoFolder = "", evenly: Evenly = False) -> None:
     "Make viclip-nano again, from its seed; about half an hour on two cores."
-    from frames_matter.model.weights import MADE_HERE
+    from frames_matter.model.weights import ASSETS, made_here
     from frames_matter.world.nano import EVENLY, Pretraining, make_nano
 
-    if evenly:
-        own = (project_root() / MADE_HERE["nano-evenly"]).parent
-        make_nano(Path(out) if out else own, EVENLY)
-    else:
-        make_nano(Path(out) if out else None, Pretraining())
+    own, config = (made_here("nano-evenly").parent, EVENLY) if evenly else (ASSETS, Pretraining())
+    make_nano(Path(out) if out else own, config)
 
 # %% ../nbs/cli.ipynb #360ade8b
 @command(app, "frames-matter bench", "frames-matter bench decode")

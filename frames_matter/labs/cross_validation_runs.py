@@ -38,8 +38,7 @@ def deal_folds(videos: np.ndarray, seed: int = 0) -> list[np.ndarray]:
     Returns
     -------
     list of arrays
-        Positions of the clips held out together, each clip in one of them; a `UserError` where there are fewer videos
-        than folds.
+        As `grouped_folds` gives them.
     """
     return grouped_folds(videos, max(2, len(videos) // FOLD), seed)
 

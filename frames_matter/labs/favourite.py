@@ -16,14 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from scipy.stats import spearmanr
 
-from ..base.files import project_root
 from ..base.profiles import Profile
+from .frames import strategies_shown
 from .laboratory import Laboratory
 from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE
 from ..report.reader import Layout
-from ..report.style import COLOURS, styled, subplots
+from ..report.style import COLOURS, dots_with_intervals, styled, subplots
 from ..report.tables import HOW_COMPARED, by_seed, compared, in_order, show_comparisons, source_videos
-from ..report.writers import Figure, Table, difference_in_words, enumeration
+from ..report.writers import Figure, Table, enumeration, told_by_verdict
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/labs/favourite.ipynb #fa0e0006
@@ -31,9 +31,9 @@ MODELS = {"nano": "frames taken in many ways", "nano-evenly": "frames at even st
 
 
 def _is_made() -> bool:
-    from frames_matter.model.weights import MADE_HERE  # torch
+    from frames_matter.model.weights import made_here  # torch
 
-    return (project_root() / MADE_HERE["nano-evenly"]).is_file()
+    return made_here("nano-evenly").is_file()
 
 
 def favourite_cells(profile: Profile) -> list[tuple[Profile, dict[str, Any]]]:
@@ -43,12 +43,7 @@ def favourite_cells(profile: Profile) -> list[tuple[Profile, dict[str, Any]]]:
     names = [name for name in MODELS if name == "nano" or _is_made()]
     models = [dict(weights=name, weights_sha=weights_sha(name)) for name in names]
     same = dict(phase="favourite", architecture="viclip", loss="infonce", protocol="sound", epochs=0, processes=1)
-    return [
-        (profile, same | model | dict(sampling=name, seed=seed))
-        for model in models
-        for name, strategy in SAMPLERS.items()
-        for seed in (profile.seeds if strategy.draws else profile.seeds[:1])
-    ]
+    return [(profile, same | model | shown) for model in models for shown in strategies_shown(profile)]
 
 
 def what_is_missing(profile: Profile) -> str:
@@ -63,7 +58,7 @@ _LAYOUT = Layout(phases=("favourite",), cell=("weights", "sampling", "seed"), pa
 
 def _scored(runs: pd.DataFrame, scores: np.ndarray) -> Any:
     "Scores by the seed that drew; of what draws nothing no seed has a say."
-    return by_seed(runs, scores) if SAMPLERS[runs.sampling.iloc[0]].draws else scores.mean(0)
+    return by_seed(runs, scores, has_seeds=SAMPLERS[runs.sampling.iloc[0]].draws)
 
 # %% ../../nbs/labs/favourite.ipynb #fa0e0009
 def table_favourite(runs: pd.DataFrame) -> pd.DataFrame:
@@ -107,12 +102,7 @@ def favourite_answer(runs: pd.DataFrame) -> str:
 
 
 def _model_sentence(model: str, rows: pd.DataFrame) -> str:
-    parts = []
-    for verdict, words in _WORDS.items():
-        of = rows.loc[rows.verdict == verdict, ["difference", "low", "high"]].itertuples()
-        named = [f"{name} ({difference_in_words(*ends)})" for name, *ends in of]
-        if named:
-            parts.append(f"{words}: {enumeration(named)}")
+    parts = [told] if (told := told_by_verdict(rows, _WORDS)) else []
     untold = rows.index[rows.verdict == UNDECIDED].to_list()
     if untold:
         parts.append(f"cannot be told: {enumeration(untold)}")
@@ -126,9 +116,7 @@ def _model_dots(ax: Axes, table: pd.DataFrame, model: str, rows: list[str], besi
     "One model: a dot and its interval for each strategy."
     of = table.xs(model).loc[[row for row in rows if row in table.xs(model).index]]
     places = np.array([rows.index(row) for row in of.index]) + beside
-    reach = np.abs(of[["low", "high"]].to_numpy().T - of.difference.to_numpy())
-    style = dict(ls="", marker="o", ms=6, mec="white", color=COLOURS[_COLOUR_OF[model]])
-    ax.errorbar(of.difference, places, xerr=reach, label=model, **style)
+    dots_with_intervals(ax, of, places, COLOURS[_COLOUR_OF[model]], label=model)
 
 
 @styled

@@ -33,7 +33,7 @@ class Reporting:
     answer : callable, optional
         runs -> what came out, in sentences; empty where the runs do not suffice, and nothing is written.
     headline : callable, optional
-        runs -> the one sentence that stands on README's first screen; empty where there is none.
+        runs -> the one sentence that stands on README's first screen.
     tables, figures : callable, optional
         runs -> lists of `Table` and `Figure`.
     """
@@ -41,7 +41,7 @@ class Reporting:
     layout: Layout | None = None
     prepare: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     answer: Callable[[pd.DataFrame], str] = lambda runs: ""
-    headline: Callable[[pd.DataFrame], str] = lambda runs: ""
+    headline: Callable[[pd.DataFrame], str] | None = None
     tables: Callable[[pd.DataFrame], list[Table]] = lambda runs: []
     figures: Callable[[pd.DataFrame], list[Figure]] = lambda runs: []
 

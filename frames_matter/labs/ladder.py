@@ -26,7 +26,7 @@ from .tuning import FOLDS, PUBLISHED_SETTING
 from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE, mean_with_interval
 from ..model.catalogue import HEADS
 from ..report.reader import Layout
-from ..report.style import COLOURS, log_axis, styled, subplots
+from ..report.style import COLOURS, dots_with_intervals, log_axis, styled, subplots
 from frames_matter.report.tables import (
     HOW_COMPARED,
     by_seed,
@@ -37,7 +37,7 @@ from frames_matter.report.tables import (
     show_comparisons,
     source_videos,
 )
-from ..report.writers import Figure, Table, difference_in_words, intervals, numbers
+from ..report.writers import Figure, Table, intervals, named_by_verdict, numbers
 
 # %% ../../nbs/labs/ladder.ipynb #64c41681
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def table_asked(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _by_seed(runs: pd.DataFrame, scores: np.ndarray) -> Any:
     "Scores by seed; of models that no clip has changed no seed has a say."
-    return scores[0] if (runs.n_train == 0).all() else by_seed(runs, scores)
+    return by_seed(runs, scores, has_seeds=bool((runs.n_train > 0).any()))
 
 # %% ../../nbs/labs/ladder.ipynb #c86936d1
 def table_ladder(runs: pd.DataFrame) -> pd.DataFrame:
@@ -275,6 +275,11 @@ def _recall(runs: pd.DataFrame, videos: np.ndarray) -> dict[str, float]:
 def _ends_named(told: dict[str, Any]) -> dict[str, Any]:
     "A row of `compared`, its interval's ends named for what they are of."
     return {f"difference {name}" if name in ("low", "high") else name: value for name, value in told.items()}
+
+
+def _of_difference(rows: pd.DataFrame) -> pd.DataFrame:
+    "Rows of `table_ladder` with the ends of the difference as `low` and `high`, as `compared` has them."
+    return rows.assign(low=rows["difference low"], high=rows["difference high"])
 
 
 def _chosen(runs: pd.DataFrame) -> dict[str, Any]:
@@ -391,19 +396,13 @@ def _panels(table: pd.DataFrame) -> tuple[list[str], list[tuple[int, str, pd.Dat
     return rungs, [(n, COLOURS[colours[n]], drawn.xs(n, level="clips")) for n in sizes]
 
 
-def _ends(rows: pd.DataFrame) -> np.ndarray:
-    "How far an interval reaches to both sides, (2, rows); nothing where the ranks are the same."
-    ends = rows[["difference low", "difference high"]].T - rows.difference
-    return ends.abs().fillna(0).to_numpy(dtype=float)
-
-
 def _gains(ax: Axes, rungs: list[str], sizes: list[tuple[int, str, pd.DataFrame]]) -> None:
     "A row a rung: what it adds with its interval for each number of clips, and a cross for the published setting."
     for i, (n, colour, rows) in enumerate(sizes):
         beside = 0.22 * (i - (len(sizes) - 1) / 2) if n else 0.0
         places = np.array([rungs.index(rung) for rung in rows.index]) + beside
-        line = dict(ls="", marker="o", ms=5, mec="white", color=colour, elinewidth=1.5)
-        ax.errorbar(rows.difference, places, xerr=_ends(rows), label=f"{n} clips" if n else "no clips", **line)
+        label = f"{n} clips" if n else "no clips"
+        dots_with_intervals(ax, _of_difference(rows), places, colour, label=label, ms=5, elinewidth=1.5)
         if "published difference" in rows:
             ax.plot(rows["published difference"], places, ls="", marker="x", ms=5, color=colour)
     ax.plot([], [], ls="", marker="x", color="black", label="rate and temperature as published")
@@ -461,12 +460,8 @@ def ladder_answer(runs: pd.DataFrame) -> str:
 
 
 def _size_sentence(clips: int, rows: pd.DataFrame) -> str:
-    parts = []
-    for verdict, words in VERDICTS_IN_WORDS.items():
-        told = rows.loc[rows.verdict == verdict, ["difference", "difference low", "difference high"]].itertuples()
-        named = [f"{rung} ({difference_in_words(*ends)})" for rung, *ends in told]
-        if named:
-            parts.append(f"{words} {', '.join(named)}")
+    found = named_by_verdict(_of_difference(rows), VERDICTS_IN_WORDS)
+    parts = [f"{VERDICTS_IN_WORDS[verdict]} {', '.join(named)}" for verdict, named in found.items()]
     start = f"With {clips} clips" if clips else "Without any clips"
     return f"{start}, in points of MRR, {'; '.join(parts) or 'nothing differs from zero-shot'}."
 

@@ -34,7 +34,7 @@ from frames_matter.metrics.stats import (
 )
 from ..model.catalogue import LOSSES
 from ..report.reader import Layout, published
-from ..report.style import COLOURS, styled, subplots
+from ..report.style import COLOURS, dots_with_intervals, styled, subplots
 from frames_matter.report.tables import (
     COMPARED,
     WAYS,
@@ -47,7 +47,16 @@ from frames_matter.report.tables import (
     source_videos,
     title_of,
 )
-from ..report.writers import Figure, Table, difference_in_words, enumeration, interval, intervals, numbers
+from frames_matter.report.writers import (
+    Figure,
+    Table,
+    difference_in_words,
+    enumeration,
+    interval,
+    intervals,
+    numbers,
+    told_by_verdict,
+)
 
 # %% ../../nbs/labs/losses.ipynb #3ec7ccac
 MAIN = ("infonce", "hnac", "constant", "oracle")
@@ -305,13 +314,8 @@ def _sight(control: pd.Series) -> str:
 
 def _question_sentence(question: str, rows: pd.DataFrame) -> str:
     "The cells of a question by their verdict, each with its difference."
-    parts = []
-    for verdict in (BETTER, WORSE, SAME, UNDECIDED):
-        told = rows.loc[rows.verdict == verdict, ["difference", "low", "high"]].itertuples()
-        named = [f"{cell} ({difference_in_words(*ends)})" for cell, *ends in told]
-        if named:
-            parts.append(f"{verdict}: {enumeration(named)}")
-    return f"{question[0].upper()}{question[1:]}, in points of MRR: {'; '.join(parts)}."
+    told = told_by_verdict(rows, {verdict: verdict for verdict in (BETTER, WORSE, SAME, UNDECIDED)})
+    return f"{question[0].upper()}{question[1:]}, in points of MRR: {told}."
 
 
 def _others_sentence(runs: pd.DataFrame) -> list[str]:
@@ -340,10 +344,7 @@ def _panel(ax: Axes, title: str, rows: pd.DataFrame) -> None:
     for place, (loss, colour) in enumerate(DRAWN.items()):
         name = title_of(loss, LOSSES)
         if name in rows.index:
-            row = rows.loc[name]
-            reach = [[row.difference - row.low], [row.high - row.difference]]
-            dot = dict(marker="o", ms=7, color=colour, mec="white", elinewidth=2)
-            ax.errorbar(row.difference, place, xerr=np.nan_to_num(reach), **dot)
+            dots_with_intervals(ax, rows.loc[[name]], [place], colour, ms=7, elinewidth=2)
     ax.set_title(f"{title}\n(InfoNCE: MRR {rows.loc[title_of('infonce', LOSSES)].MRR:.1f})", fontsize=9)
     ax.set(yticks=range(len(DRAWN)), yticklabels=[title_of(loss, LOSSES) for loss in DRAWN])
     ax.set_ylim(len(DRAWN) - 0.5, -0.5)

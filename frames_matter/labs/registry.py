@@ -58,6 +58,6 @@ def report(profile: str | Profile = "mini") -> None:
         of_tables, of_figures = laboratory.write(profile)
         tables += of_tables
         figures += of_figures
-        if of_tables and (headline := laboratory.headline(laboratory.load(profile))):
-            headlines.append(headline)
+        if of_tables and laboratory.headline:
+            headlines.append(laboratory.headline(laboratory.load(profile)))
     report_study(profile, tables, figures, headlines)

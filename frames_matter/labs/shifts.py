@@ -31,9 +31,17 @@ from frames_matter.metrics.stats import (
     parts_of_spread,
 )
 from ..report.reader import Layout
-from ..report.style import COLOURS, styled, subplots
-from ..report.tables import beside, hits, in_order, reciprocal_ranks, show_comparisons, source_videos
-from ..report.writers import Figure, Table, difference_in_words, enumeration, numbers
+from ..report.style import COLOURS, dots_with_intervals, styled, subplots
+from frames_matter.report.tables import (
+    beside,
+    by_seed,
+    hits,
+    in_order,
+    reciprocal_ranks,
+    show_comparisons,
+    source_videos,
+)
+from ..report.writers import Figure, Table, could_be_seen, numbers, told_by_verdict
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/labs/shifts.ipynb #5a1f0006
@@ -102,10 +110,7 @@ def _shifts_in_order(runs: pd.DataFrame) -> list[str]:
 
 def _scores(runs: pd.DataFrame, score: Any) -> Any:
     "Scores of one cell as they are paired: by seed, and of a model that was not trained the queries' alone."
-    scores = score(runs)
-    if (runs.epochs == 0).all():
-        return scores.mean(0)
-    return pd.DataFrame(scores, index=pd.Index(runs.seed, name="seed"))
+    return by_seed(runs, score(runs), has_seeds=bool((runs.epochs > 0).any()))
 
 
 def _by_world(runs: pd.DataFrame, start: dict, goal: dict, score: Any) -> list[Estimate]:
@@ -189,9 +194,10 @@ def shift_answer(runs: pd.DataFrame) -> str:
 def shift_headline(runs: pd.DataFrame) -> str:
     "Where fine-tuning helps, in one sentence."
     rows = table_shifts(runs).xs(METHODS["fine_tuned"], level="method")
-    worlds, told = int(rows.worlds.max()), f"{rows.detectable.min():.1f} to {rows.detectable.max():.1f}"
-    said = f"Of {worlds} worlds at home and {worlds} under each strong shift, fine-tuning {_told_by_verdict(rows)}"
-    return f"{said}; differences of {told} points would have been seen in four of five."
+    worlds = int(rows.worlds.max())
+    where = f"Of {worlds} worlds at home and {worlds} under each strong shift"
+    said = f"{where}, fine-tuning {told_by_verdict(rows, _WORDS)}"
+    return f"{said}; {could_be_seen(rows)}."
 
 
 def _trained_in(table: pd.DataFrame) -> Iterator[str]:
@@ -200,18 +206,7 @@ def _trained_in(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _method_sentence(method: str, rows: pd.DataFrame) -> str:
-    return f"Against the model before it, in points of MRR, {method} {_told_by_verdict(rows)}."
-
-
-def _told_by_verdict(rows: pd.DataFrame) -> str:
-    "Shifts with their differences and intervals, gathered by verdict."
-    parts = []
-    for verdict, words in _WORDS.items():
-        told = rows.loc[rows.verdict == verdict, ["difference", "low", "high"]].itertuples()
-        named = [f"{shift} ({difference_in_words(*ends)})" for shift, *ends in told]
-        if named:
-            parts.append(f"{words}: {enumeration(named)}")
-    return "; ".join(parts)
+    return f"Against the model before it, in points of MRR, {method} {told_by_verdict(rows, _WORDS)}."
 
 # %% ../../nbs/labs/shifts.ipynb #5a1f0015
 _COLOUR_OF = {"fine-tuning": "orange", "fusion": "blue"}
@@ -223,8 +218,7 @@ def _gains(ax: Axes, table: pd.DataFrame, runs: pd.DataFrame, method: str, besid
     shifts = list(dict.fromkeys(table.index.get_level_values("shift")))
     places = np.array([shifts.index(shift) for shift in rows.index]) + beside_by
     colour = COLOURS[_COLOUR_OF[method]]
-    reach = np.abs(rows[["low", "high"]].to_numpy().T - rows.difference.to_numpy())
-    ax.errorbar(rows.difference, places, xerr=reach, ls="", marker="o", ms=6, color=colour, mec="white", label=method)
+    dots_with_intervals(ax, rows, places, colour, label=method)
     name = next(name for name, title in METHODS.items() if title == method)
     for shift, place in zip(rows.index, places, strict=True):
         each = _by_world(runs[runs["shift"] == shift], UNTRAINED, {"method": name}, reciprocal_ranks)

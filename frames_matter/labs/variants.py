@@ -50,10 +50,15 @@ OPENINGS = (
 )  # fmt: skip
 
 # %% ../../nbs/labs/variants.ipynb #0f39dd1f
+def _any_of(words: Iterable[str]) -> str:
+    "A pattern of whole words, the longest first."
+    longest_first = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+    return rf"\b({longest_first})\b"
+
+
 def _replaced(text: str, words: Mapping[str, str]) -> str:
     "Every word that is in the table replaced, the longest match first, none twice."
-    longest_first = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
-    return re.sub(rf"\b({longest_first})\b", lambda found: words[found[0]], text)
+    return re.sub(_any_of(words), lambda found: words[found[0]], text)
 
 
 def _sentence(text: str, like: str) -> str:
@@ -107,8 +112,7 @@ def _swapped(text: str) -> Iterator[str]:
 
 def _opposed(text: str) -> Iterator[str]:
     "With one word replaced by what is not true then; each word that can be, in turn."
-    longest_first = "|".join(sorted(map(re.escape, OPPOSITES), key=len, reverse=True))
-    for found in re.finditer(rf"\b({longest_first})\b", text):
+    for found in re.finditer(_any_of(OPPOSITES), text):
         yield text[: found.start()] + OPPOSITES[found[0]] + text[found.end() :]
 
 

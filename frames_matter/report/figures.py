@@ -9,7 +9,7 @@ __all__ = ['FLOOR', 'CURVES', 'DOT_COLOURS', 'GAP_DOTS', 'Evidence', 'plot_curve
 # %% ../../nbs/report/figures.ipynb #7b2afc06
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ from frames_matter.report.tables import (
     title_of,
 )
 from .writers import Figure
-from ..video.sampling import SAMPLERS, clip_indices, take_frames
+from ..video.sampling import SAMPLERS, clip_indices, sample_indices, take_frames
 
 # %% ../../nbs/report/figures.ipynb #8c319a09
 FLOOR = 1e-5  # losses below this, such as the 0 of a single clip, are drawn here, as the axis is logarithmic
@@ -447,8 +447,17 @@ def contact_sheet(
     return fig
 
 # %% ../../nbs/report/figures.ipynb #f160000d
-def _passing_events(profile: Profile) -> list[tuple[Path, str, Evidence]]:
-    "Path, caption and evidence of every test clip whose caption turns on a passing event."
+class _Event(NamedTuple):
+    "A clip whose caption turns on a passing event, and how many frames it has."
+
+    path: Path
+    caption: str
+    evidence: Evidence
+    frames: int
+
+
+def _passing_events(profile: Profile) -> list[_Event]:
+    "Every test clip whose caption turns on a passing event."
     manifest = manifest_dir(profile) / "clips.csv"
     if not source_of(profile).has_truth or not manifest.is_file():
         return []
@@ -463,23 +472,20 @@ def _passing_events(profile: Profile) -> list[tuple[Path, str, Evidence]]:
         facts = truth.get((row.youtube_id, round(float(row.start), 3), round(float(row.end), 3)), {})
         clip = data_dir(profile) / "clips" / f"{row.clip_id}.mp4"
         if facts.get("kind") == "transient" and clip.is_file():
-            found.append((clip, row.caption, facts["evidence"]))
+            found.append(_Event(clip, row.caption, facts["evidence"], int(row.frames)))
     return found
 
 
-def _shown_by(path: Path, evidence: Evidence, k: int = 8) -> list[bool]:
-    "Whether each strategy of the grid that takes frames takes one from the evidence."
-    from frames_matter.video.frames import VideoFile
-
-    clip = VideoFile(path, 32, count=True)
-    taken = [clip_indices(clip, strategy.name, k, 0) for strategy in SAMPLERS.values() if strategy.grid]
-    moments = [np.asarray(indices) / len(clip) for indices in taken if indices is not None]
-    return [any(((start <= of) & (of < end)).any() for start, end in evidence) for of in moments]
+def _shown_by(event: _Event, k: int = 8) -> list[bool]:
+    "Whether each strategy of the grid that goes by the clip's length takes a frame from the evidence."
+    strategies = [strategy for strategy in SAMPLERS.values() if strategy.grid and strategy.indices]
+    moments = [sample_indices(strategy, event.frames, k) / event.frames for strategy in strategies]
+    return [any(((start <= of) & (of < end)).any() for start, end in event.evidence) for of in moments]
 
 
-def _most_typical(events: list[tuple[Path, str, Evidence]]) -> tuple[Path, str, Evidence]:
+def _most_typical(events: list[_Event]) -> _Event:
     "Of clips with a passing event the one that the most strategies treat as they treat most of them."
-    shown = np.array([_shown_by(path, evidence) for path, _, evidence in events])  # (clips, strategies)
+    shown = np.array([_shown_by(event) for event in events])  # (clips, strategies)
     usual = shown.mean(axis=0) > 0.5
     return events[int((shown == usual).sum(axis=1).argmax())]
 
@@ -488,8 +494,8 @@ def _draw_contact_sheet(profile: Profile, runs: pd.DataFrame) -> MatplotlibFigur
     events = _passing_events(profile)
     if not events or manifest_hash(profile) not in set(runs.data):
         return None  # the clips here are not those of the record
-    clip, caption, evidence = _most_typical(events)
-    return contact_sheet(clip, title=f"“{caption}”", evidence=evidence)
+    event = _most_typical(events)
+    return contact_sheet(event.path, title=f"“{event.caption}”", evidence=event.evidence)
 
 
 def _draw_similarity(profile: Profile) -> MatplotlibFigure | None:

@@ -6,7 +6,7 @@
 __all__ = ['VERDICT_WORDS', 'answer', 'has_place', 'write_readme', 'report_study']
 
 # %% ../../nbs/report/readme.ipynb #ea23b55b
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -32,9 +32,10 @@ from frames_matter.report.tables import (
 from frames_matter.report.writers import (
     Figure,
     Table,
-    difference_in_words,
+    could_be_seen,
     enumeration,
     interval,
+    told_by_verdict,
     write_figure,
     write_table,
 )
@@ -46,18 +47,6 @@ VERDICT_WORDS = {
     SAME: f"no more than {MARGIN:g} points either way",
     UNDECIDED: "cannot be told",
 }
-
-
-def _by_verdict(rows: pd.DataFrame, short: Callable[[str], str]) -> str:
-    "Names with their differences and intervals, gathered by verdict; `short`: question -> its short name."
-    said = []
-    for verdict, in_words in VERDICT_WORDS.items():
-        of_verdict = rows[rows.verdict == verdict]
-        if len(of_verdict):
-            told = of_verdict[["difference", "low", "high"]].itertuples()
-            named = [f"{short(question)} ({difference_in_words(*ends)})" for question, *ends in told]
-            said.append(f"{in_words}: {enumeration(named)}")
-    return "; ".join(said)
 
 
 def _strategy_in_words(question: str) -> str:
@@ -79,13 +68,6 @@ def _whose(runs: pd.DataFrame) -> str:
     return whose + trained
 
 
-def _could_be_seen(rows: pd.DataFrame) -> str:
-    "The smallest true differences that such a set-up would find."
-    least, most = f"{rows.detectable.min():.1f}", f"{rows.detectable.max():.1f}"
-    reach = least if least == most else f"{least} to {most}"
-    return f"differences of {reach} points would have been seen in four of five such set-ups"
-
-
 def _strategies_sentence(compared: pd.DataFrame, whose: str) -> str:
     "Whether it matters which frames are taken."
     rows = compared.loc[[question for question in compared.index if question.endswith("against uniform frames")]]
@@ -99,7 +81,7 @@ def _strategies_sentence(compared: pd.DataFrame, whose: str) -> str:
         return f"**Whether frames matter cannot be told here:** {few}"
     said = (
         f"({whose}, under the fusion transformer): in points of text-to-video MRR, against uniform frames, "
-        f"{_by_verdict(rows, _strategy_in_words)}; {_could_be_seen(rows)}."
+        f"{told_by_verdict(rows.rename(_strategy_in_words), VERDICT_WORDS)}; {could_be_seen(rows)}."
     )
     if rows.verdict.isin([BETTER, WORSE]).any():
         return f"**Which frames are taken does matter here** {said}"
@@ -115,10 +97,8 @@ def _improvements_sentence(compared: pd.DataFrame, headlines: Sequence[str]) -> 
     if not questions:
         return ""
     rows = compared.loc[questions]
-    said = _by_verdict(rows, lambda question: question.split(" against ")[0])
-    told = (
-        f"**What the improvements add** to what stands before them, in points of MRR: {said}; {_could_be_seen(rows)}."
-    )
+    said = told_by_verdict(rows.rename(lambda question: question.split(" against ")[0]), VERDICT_WORDS)
+    told = f"**What the improvements add** to what stands before them, in points of MRR: {said}; {could_be_seen(rows)}."
     return " ".join([told, *headlines])
 
 # %% ../../nbs/report/readme.ipynb #4ead0004

@@ -148,7 +148,7 @@ def reciprocal_ranks(runs: pd.DataFrame, way: str = "t2v") -> np.ndarray:
     return 1 / _ranks(runs, way)
 
 
-def by_seed(runs: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame | np.ndarray:
+def by_seed(runs: pd.DataFrame, scores: np.ndarray, has_seeds: bool = True) -> pd.DataFrame | np.ndarray:
     """Scores with the seed of their run, as `comparisons` pairs them.
 
     Parameters
@@ -157,13 +157,15 @@ def by_seed(runs: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame | np.ndarray
         Of one cell. A column `matched`, if there is one, is paired too and averaged within the seed.
     scores : np.ndarray
         (runs, queries).
+    has_seeds : bool
+        Whether a seed has a say in these runs, as it has in training and in strategies that draw.
 
     Returns
     -------
     DataFrame or np.ndarray
-        A row a run; (queries,) of zero-shot runs, in which no seed has a say.
+        A row a run; (queries,) where no seed has a say, as in the study's zero-shot runs.
     """
-    if (runs.phase == "zero_shot").all():
+    if not has_seeds or (runs.phase == "zero_shot").all():
         return scores.mean(0)
     return pd.DataFrame(scores, pd.MultiIndex.from_frame(runs[["seed", *({"matched"} & set(runs))]]))
 
