@@ -24,9 +24,9 @@ from ..study.spec import RunSpec
 from ..video.frames import resize
 from ..video.sampling import sample_indices
 from ..world.captions import caption
-from ..world.films import shift_of
 from ..world.rendering import render
 from ..world.scenes import flip
+from ..world.shifts import shift_of
 from ..world.truth import relevance, scene_of
 
 # %% ../../nbs/labs/false_negatives.ipynb #13af9233

@@ -43,6 +43,7 @@ from frames_matter.report.tables import (
 )
 from ..report.writers import Figure, Table, could_be_seen, numbers, told_by_verdict
 from ..video.sampling import SAMPLERS
+from ..world.shifts import shift_of
 
 # %% ../../nbs/labs/shifts.ipynb #5a1f0006
 METHODS = {
@@ -93,18 +94,13 @@ def with_shift(runs: pd.DataFrame) -> pd.DataFrame:
     "The runs with their world's seed and its shift in words; those of worlds that are not known are left out."
     runs = runs[runs.profile.isin(WORLDS)]
     worlds = [WORLDS[name] for name in runs.profile]
-    shifts = [_in_words(world) for world in worlds]
+    shifts = [str(shift_of(world)) for world in worlds]
     return runs.assign(shift=shifts, world=[world.seed for world in worlds])
-
-
-def _in_words(world: Profile) -> str:
-    told = [f"{shift}, {getattr(world, shift)}" for shift in SHIFT_FIELDS if getattr(world, shift) != "none"]
-    return told[0] if told else "at home"
 
 
 def _shifts_in_order(runs: pd.DataFrame) -> list[str]:
     "The shifts of the runs, at home first, then as the profiles have them."
-    known = dict.fromkeys(map(_in_words, WORLDS.values()))
+    known = dict.fromkeys(str(shift_of(world)) for world in WORLDS.values())
     return [shift for shift in known if (runs["shift"] == shift).any()]
 
 

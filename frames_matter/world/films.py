@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORLD_VERSION', 'FPS', 'ALIKE', 'KIN', 'LONGEST', 'ID_LETTERS', 'Video', 'random_video', 'as_yuv420', 'encode_video',
-           'format_timestamp', 'draw_up', 'make_world', 'shift_of', 'world_ids', 'make_world_for']
+           'format_timestamp', 'draw_up', 'make_world', 'world_ids', 'make_world_for']
 
 # %% ../../nbs/world/films.ipynb #1f64a552
 import contextlib
@@ -25,11 +25,11 @@ from ..base.ffmpeg import find_ffmpeg
 from ..base.files import atomic_path, atomic_write, disk_error
 from ..base.json_input import read_json
 from ..base.processes import process_map
-from ..base.profiles import SHIFT_FIELDS, Profile, data_dir
+from ..base.profiles import Profile, data_dir
 from .captions import caption
 from .rendering import evidence, render
 from .scenes import BACKGROUNDS, NEW_TEXTURES, TEXTURES, THING_SIZES, Scene, flip, random_scene
-from .shifts import NO_SHIFT, Shift
+from .shifts import NO_SHIFT, Shift, shift_of
 
 # %% ../../nbs/world/films.ipynb #9aa7138f
 WORLD_VERSION = 3  # raise it when the same seed gives other frames or rows
@@ -401,11 +401,6 @@ def _size_of_world(profile: Profile) -> dict[str, Any]:
     videos_per_clip = 0.26 if profile.whole_videos else 0.96
     n_study, n_pool = math.ceil(profile.n_clips * videos_per_clip) + 2, math.ceil(profile.n_pool / 4) + 2
     return dict(n_study_videos=n_study, n_pool_videos=n_pool, seed=profile.seed, whole=profile.whole_videos)
-
-
-def shift_of(profile: Profile) -> Shift:
-    "How far a profile's world is from the one of pretraining."
-    return Shift(**{name: getattr(profile, name) for name in SHIFT_FIELDS})
 
 
 def world_ids(profile: Profile) -> set[str]:
