@@ -89,10 +89,8 @@ def test_no_run_twice(profile, laboratory):
 
 
 def test_unknown_laboratory(profile):
-    with pytest.raises(
-        UserError,
-        match="Unknown laboratory 'colours'; valid: seeds, audit, frames, favourite, shifts, losses, ladder",
-    ):
+    names = "seeds, audit, frames, favourite, shifts, losses, ladder, shifted_ladder, cross_validation"
+    with pytest.raises(UserError, match=f"Unknown laboratory 'colours'; valid: {names}"):
         run_laboratories(profile, ["colours"])
 
 

@@ -11,7 +11,7 @@ import pytest
 from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import WORLDS, get_profile, results_dir
 from frames_matter.base.registry import Registry
-from frames_matter.labs import audit, cross_validation, favourite, frames, ladder, losses, shifts
+from frames_matter.labs import audit, cross_validation, favourite, frames, ladder, losses, shifted_ladder, shifts
 from frames_matter.labs.laboratory import Laboratory
 from frames_matter.labs.registry import LABORATORIES
 from frames_matter.model.weights import MADE_HERE, SHIPPED, load_viclip
@@ -383,7 +383,7 @@ FOUND = dict.fromkeys(ladder.RUNGS, 0.62) | {
 CHOSEN = (1e-5, 1e-4, 1e-4)  # a seed each
 
 
-def rung_record(method, n_train=0, seed=0, setting="", n=240):
+def rung_record(method, n_train=0, seed=0, setting="", n=240, phase="ladder", profile="mini1000"):
     "Each rung finds its share of the captions; as published a tenth less."
     rung, trained = ladder.RUNGS[method], bool(ladder.RUNGS[method].rates)
     ease = np.random.default_rng(1).random(n) + 0.02 * seed * trained * np.random.default_rng(2).standard_normal(n)
@@ -409,7 +409,7 @@ def rung_record(method, n_train=0, seed=0, setting="", n=240):
         metrics |= dict(wise_ranks_t2v=ranks["zero"], wise_t2v_r1=60.0)
     cell = dict(method=method, seed=seed, learning_rate=0.0, epochs=10 * trained, batch_size=16, temperature=0.0)
     cell |= {name: value for name, value in (("n_train", n_train), ("setting", setting)) if value}
-    return record("ladder", metrics, n, profile="mini1000", **cell)
+    return record(phase, metrics, n, profile=profile, **cell)
 
 
 def rung_records():
@@ -444,6 +444,16 @@ def test_ladder(store):
     assert "no source video in two" in (folder / "tables" / "ladder.md").read_text()
     tables = ("ladder", "ladder_asked", "ladder_settings", "ladder_calibration")
     assert_written_once(ladder.LADDER, folder, tables, ("ladder",))
+
+
+def test_ladder_under_shift_is_told_by_itself(store):
+    where = dict(n=120, phase="shifted_ladder", profile="mini-light-strong-42")
+    under_shift = [rung_record(name, 40, seed, **where) for name in ("linear", "full") for seed in range(3)]
+    folder = store([*rung_records(), rung_record("zero_shot", **where), *under_shift])
+    of = shifted_ladder.SHIFTED_LADDER
+    assert of.sentence("mini").startswith("With 40 clips") and "40 clips" not in ladder.LADDER.sentence("mini")
+    tables = [f"shifted_ladder{part}" for part in ("", "_asked", "_settings", "_calibration")]
+    assert_written_once(of, folder, tables, ("shifted_ladder",))
 
 
 def test_ladder_tells_what_was_chosen_and_what_it_cost(store):

@@ -1,10 +1,12 @@
 """The mini world: the same seed gives the same rows and pixels, and a scene comes back whole from its truth."""
 
 import hashlib
+import itertools
 import json
 import platform
 import random
 import subprocess
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,6 +39,7 @@ FRAMES = Path(__file__).parent / "golden" / "world_frames.npz"
 TABLES = {  # of draw_up(42, 10, 6), for each version of the world
     2: "5bb5fc2901e70e32815af724a4f96929ff0ce90e6ebbc6b48f04a17d354952d1",
     3: "bd8dad4f904e8427e08876162ba60cd46a71cb1313afde318d2e290994f8bba8",
+    4: "c149d2d081fe83b2a0323695d60294c11393438061d0b053a9df7951d9686a0e",
 }
 
 
@@ -95,6 +98,31 @@ def test_a_shift_changes_what_it_names_and_nothing_else(name):
         assert without(row["facts"], "subject", "other") == without(other["facts"], "subject", "other")
         assert (row["facts"] == other["facts"]) or is_new
         assert row["evidence"] == other["evidence"]
+
+
+def details(row):
+    "What a scene shows, detail by detail, but for how long and how it is laid out."
+    facts = without(row["facts"], "seconds", "layout")
+    things = [facts.pop("subject"), facts.pop("other")]
+    return facts | {(i, name): value for i, thing in enumerate(things) for name, value in thing.items()}
+
+
+def test_a_scene_repeats_scenes_of_its_own_video():
+    "But for the few that are alike to the last detail, and have that one's kin; else clips of two videos are free."
+    _, _, truth, _ = draw_up(42, 2, 62)
+    shown = [details(row) for row in truth]
+    near = {True: set(), False: set()}
+    for i, j in itertools.combinations(range(len(truth)), 2):
+        if sum(shown[i][name] != shown[j][name] for name in shown[i]) == 1 and truth[i]["kind"] == truth[j]["kind"]:
+            near[truth[i]["id"] == truth[j]["id"]] |= {i, j}
+    assert len(near[True]) > len(truth) / 2 and len(near[False]) < len(truth) / 5
+
+
+@pytest.mark.parametrize("seed", [1, 2, 42])
+def test_no_kind_of_fact_fills_the_world(seed):
+    _, _, truth, _ = draw_up(seed, 2, 62)
+    kinds = Counter(row["kind"] for row in truth)
+    assert len(kinds) == len(FACT_KINDS) and max(kinds.values()) < 3 * min(kinds.values())
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of an x86 processor's instructions")

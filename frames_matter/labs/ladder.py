@@ -5,12 +5,14 @@ against doing nothing."""
 
 # %% auto #0
 __all__ = ['RUNGS', 'WISE', 'TITLES', 'SIZES', 'BATCH', 'MOST_EPOCHS', 'MOST_STEPS', 'LADDER_SEEDS', 'LADDER_CELL',
-           'VERDICTS_IN_WORDS', 'LADDER', 'Rung', 'ladder_epochs', 'ladder_sizes', 'ladder_cells', 'with_averages',
-           'table_asked', 'table_ladder', 'show_ladder', 'table_settings', 'table_calibration', 'show_numbers',
-           'plot_ladder', 'ladder_answer', 'ladder_notes', 'ladder_tables', 'ladder_figures']
+           'VERDICTS_IN_WORDS', 'OF_LARGER_WORLD', 'LADDER', 'Rung', 'ladder_epochs', 'ladder_sizes', 'ladder_cells',
+           'rung_cells', 'ladder_layout', 'with_averages', 'table_asked', 'table_ladder', 'show_ladder',
+           'table_settings', 'table_calibration', 'show_numbers', 'plot_ladder', 'ladder_answer', 'ladder_notes',
+           'ladder_tables', 'ladder_figures']
 
 # %% ../../nbs/labs/ladder.ipynb #554e007a
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,10 +144,23 @@ def ladder_sizes(profile: Profile) -> list[int]:
 
 def ladder_cells(profile: Profile) -> list[tuple[Profile, dict[str, Any]]]:
     "Each rung for each number of clips and seed, tuned and as published; for mini on the clips of mini1000."
-    profile = larger(profile)
-    same = dict(phase="ladder", loss="infonce", sampling="uniform", protocol="sound", batch_size=BATCH, processes=1)
+    return rung_cells("ladder", larger(profile), RUNGS.values())
+
+
+def rung_cells(phase: str, profile: Profile, rungs: Iterable[Rung]) -> list[tuple[Profile, dict[str, Any]]]:
+    """Each rung for each number of clips and seed, tuned and as published.
+
+    Parameters
+    ----------
+    phase : str
+        Of the runs.
+    profile : Profile
+        Whose clips.
+    rungs : iterable of Rung
+    """
+    same = dict(phase=phase, loss="infonce", sampling="uniform", protocol="sound", batch_size=BATCH, processes=1)
     cells = []
-    for rung in RUNGS.values():
+    for rung in rungs:
         if not rung.needs_clips:
             cells.append(_cell(rung, 0, 0))
             continue
@@ -165,12 +180,12 @@ def _cell(rung: Rung, n_train: int, seed: int, setting: str = "") -> dict[str, A
 
 # %% ../../nbs/labs/ladder.ipynb #efc399a3
 LADDER_CELL = ("method", "n_train", "seed", "setting")  # what one run of the ladder is
-_LAYOUT = Layout(
-    phases=("ladder",),
-    cell=LADDER_CELL,
-    follows=("architecture", "epochs", "learning_rate", "temperature"),
-    plain={"n_train": 0, "setting": ""},
-)
+
+
+def ladder_layout(phase: str) -> Layout:
+    "What tells the runs of a ladder apart."
+    follows = ("architecture", "epochs", "learning_rate", "temperature")
+    return Layout(phases=(phase,), cell=LADDER_CELL, follows=follows, plain={"n_train": 0, "setting": ""})
 
 
 def with_averages(runs: pd.DataFrame) -> pd.DataFrame:
@@ -472,8 +487,7 @@ def ladder_notes(runs: pd.DataFrame) -> str:
     what = (
         f"Sound protocol: {trained.seed.nunique()} seeds (each draws its own clips and their order), {n} queries "
         f"(chance: R@1 {100 / n:.1f} %), every rung on the same pool, which a run reads once for each model that it "
-        f"reports. A training has at most {MOST_EPOCHS} epochs and {MOST_STEPS} steps of {BATCH} pairs. The pool is of "
-        "the larger world, so zero-shot stands elsewhere than in the tables above."
+        f"reports. A training has at most {MOST_EPOCHS} epochs and {MOST_STEPS} steps of {BATCH} pairs."
     )
     fixed = (
         "Held fixed: the gallery of clips, the world, the pretrained model, the number of epochs, weight decay, the "
@@ -498,29 +512,47 @@ def _how_tuned(runs: pd.DataFrame) -> str:
     )
 
 # %% ../../nbs/labs/ladder.ipynb #0da898c8
-def ladder_tables(runs: pd.DataFrame) -> list[Table]:
-    "The ladder, the verdicts with their p-values, every setting, and the odds."
+OF_LARGER_WORLD = "The pool is of the larger world, so zero-shot stands elsewhere than in the tables above."
+
+
+def ladder_tables(
+    runs: pd.DataFrame,
+    name: str = "ladder",
+    title: str = "What works with 50 clips, and with 200",
+    whose: str = OF_LARGER_WORLD,
+) -> list[Table]:
+    """The ladder, the verdicts with their p-values, every setting, and the odds.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Of the ladder, or of one like it.
+    name, title : str
+        Of the first table; the others' names begin with it.
+    whose : str
+        Whose clips, in a sentence.
+    """
     ladder, asked, settings, odds = (
         table_of(runs) for table_of in (table_ladder, table_asked, table_settings, table_calibration)
     )
-    notes = f"{ladder_answer(runs)}\n\n{ladder_notes(runs)}"
+    notes = f"{ladder_answer(runs)}\n\n{whose} {ladder_notes(runs)}"
     held_out = "Mean reciprocal rank of held-out training clips, both ways, in percent; over the seeds that tried it."
     nats = (
         "NLL in nats, calibration error in points, text-to-video on the pool. Fitted on the training clips. The "
         "recall cannot change: a temperature divides every cosine alike."
     )
     return [
-        Table("ladder", "What works with 50 clips, and with 200", ladder, show_ladder(ladder), notes),
-        Table("ladder_asked", "The ladder: against zero-shot", asked, show_comparisons(asked), HOW_COMPARED, False),
-        Table("ladder_settings", "The ladder: every setting", settings, show_numbers(settings), held_out, False),
-        Table("ladder_calibration", "The ladder: a temperature alone", odds, show_numbers(odds), nats, False),
+        Table(name, title, ladder, show_ladder(ladder), notes),
+        Table(f"{name}_asked", f"{title}: against zero-shot", asked, show_comparisons(asked), HOW_COMPARED, False),
+        Table(f"{name}_settings", f"{title}: every setting", settings, show_numbers(settings), held_out, False),
+        Table(f"{name}_calibration", f"{title}: a temperature alone", odds, show_numbers(odds), nats, False),
     ]
 
 
-def ladder_figures(runs: pd.DataFrame) -> list[Figure]:
-    "Every rung against zero-shot."
-    caption = "What each way to adapt adds to zero-shot in text-to-video MRR, and what it costs."
-    return [Figure("ladder", caption, lambda: plot_ladder(runs))]
+def ladder_figures(runs: pd.DataFrame, name: str = "ladder", where: str = "") -> list[Figure]:
+    "Every rung against zero-shot; `where` ends the caption."
+    caption = f"What each way to adapt adds to zero-shot in text-to-video MRR, and what it costs{where}."
+    return [Figure(name, caption, lambda: plot_ladder(runs))]
 
 
 LADDER = Laboratory(
@@ -528,7 +560,7 @@ LADDER = Laboratory(
     title="What works with 50 and with 200 clips, from a temperature to full fine-tuning?",
     cells=ladder_cells,
     procedure="frames_matter.labs.ladder_runs:climb_rung",
-    layout=_LAYOUT,
+    layout=ladder_layout("ladder"),
     prepare=with_averages,
     answer=ladder_answer,
     tables=ladder_tables,

@@ -18,12 +18,13 @@ from .laboratory import Laboratory
 from .ladder import LADDER
 from .losses import LOSS_LABORATORY
 from .seeds import SEEDS
+from .shifted_ladder import SHIFTED_LADDER
 from .shifts import SHIFTS
 from ..report.readme import report_study
 
 # %% ../../nbs/labs/registry.ipynb #6d9ebe14
 LABORATORIES: Registry[Laboratory] = Registry(
-    "laboratory", [SEEDS, AUDIT, FRAMES, FAVOURITE, SHIFTS, LOSS_LABORATORY, LADDER, CROSS_VALIDATION]
+    "laboratory", [SEEDS, AUDIT, FRAMES, FAVOURITE, SHIFTS, LOSS_LABORATORY, LADDER, SHIFTED_LADDER, CROSS_VALIDATION]
 )
 
 # %% ../../nbs/labs/registry.ipynb #7796fe55

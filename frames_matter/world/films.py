@@ -12,7 +12,7 @@ import json
 import math
 import random
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,23 @@ from ..base.processes import process_map
 from ..base.profiles import Profile, data_dir
 from .captions import caption
 from .rendering import evidence, render
-from .scenes import BACKGROUNDS, NEW_TEXTURES, TEXTURES, THING_SIZES, Scene, flip, random_scene
+from frames_matter.world.scenes import (
+    BACKGROUNDS,
+    FACT_KINDS,
+    NEW_TEXTURES,
+    TEXTURES,
+    THING_SIZES,
+    Scene,
+    flip,
+    random_scene,
+)
 from .shifts import NO_SHIFT, Shift, shift_of
 
 # %% ../../nbs/world/films.ipynb #9aa7138f
-WORLD_VERSION = 3  # raise it when the same seed gives other frames or rows
+WORLD_VERSION = 4  # raise it when the same seed gives other frames or rows
 FPS = (8, 10, 12.5)
-ALIKE = 0.06  # how often a scene repeats an earlier one's facts: a caption that is true of two clips
-KIN = 0.5  # how often it repeats all but one detail, so that captions are nearly the same and true of one clip alone
+ALIKE = 0.06  # how often a scene repeats the facts of an earlier video's: a caption that is true of two clips
+KIN = 0.65  # how often it repeats all but one detail of an earlier scene of its video: captions nearly the same
 LONGEST = 50  # seconds; what is longer is a title card, and no row points at it
 ID_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz0123456789-_"
 
@@ -70,7 +79,19 @@ def _scene_seconds(rng: random.Random, fps: float, odd: bool) -> float:
     return (n + n % 2) / fps  # an even number of frames: both halves of an order scene are equally long
 
 
-def random_video(rng: random.Random, n_scenes: int, minute: bool = False, novelty: str = "none") -> Video:
+def _dealt_kinds(rng: random.Random) -> Iterator[str]:
+    "Kinds of fact without end, in rounds: as often one as another."
+    while True:
+        yield from rng.sample(FACT_KINDS, len(FACT_KINDS))
+
+
+def random_video(
+    rng: random.Random,
+    n_scenes: int,
+    minute: bool = False,
+    novelty: str = "none",
+    kinds: Iterable[str] = (),
+) -> Video:
     """Draw up a source video.
 
     Parameters
@@ -83,19 +104,21 @@ def random_video(rng: random.Random, n_scenes: int, minute: bool = False, novelt
         Whether one of its scenes starts at exactly one minute. A still title card fills the time before.
     novelty : str
         How much of it pretraining never shows: a name in `STRENGTHS`.
+    kinds : iterable of str
+        What its scenes turn on, in turn, a twin as the one before; when there are no more, any kind.
 
     Returns
     -------
     Video
     """
     fps = rng.choice(FPS)
-    scenes = []
+    kinds, scenes = iter(kinds), []
     for i in range(n_scenes):
         seconds = _scene_seconds(rng, fps, odd=rng.random() < 0.12)
         if i % 2:
             scenes.append(replace(flip(scenes[-1]), seconds=seconds, layout=rng.randrange(2**31)))
         else:
-            scenes.append(random_scene(rng, seconds=seconds, novelty=novelty))
+            scenes.append(random_scene(rng, next(kinds, ""), seconds=seconds, novelty=novelty))
     if minute:
         title = random_scene(rng, "appearance")
         scenes.insert(1, replace(title, camera="still", seconds=60 - scenes[0].seconds))
@@ -247,17 +270,25 @@ def _another(rng: random.Random, names: Iterable[str], name: str) -> str:
     return rng.choice([other for other in names if other != name])
 
 
-def _with_repeats(rng: random.Random, video: Video, past: list[Scene]) -> Video:
-    "The video with some scenes much like an earlier one: captions that are the same, or nearly."
-    scenes = list(video.scenes)
-    for i, scene in enumerate(scenes):
-        if not past or scene.seconds >= LONGEST:
-            continue
-        chance, earlier = rng.random(), rng.choice(past)
-        if chance < ALIKE + KIN:
-            earlier = earlier if chance < ALIKE else _kin(random.Random(scene.layout), earlier)
-            scenes[i] = replace(earlier, seconds=scene.seconds, layout=scene.layout)
-    return replace(video, scenes=tuple(scenes))
+def _with_repeats(rng: random.Random, video: Video, past: list[Scene]) -> tuple[Video, list[Scene]]:
+    """The video with some scenes that repeat an earlier one, and those of its scenes that repeat none.
+
+    Only what repeats none is repeated: copies of copies would let a few scenes fill the world.
+    """
+    scenes, fresh = [], []
+    for scene in video.scenes:
+        chance = rng.random()
+        if scene.seconds >= LONGEST:
+            scenes.append(scene)
+        elif chance < ALIKE and past:
+            scenes.append(replace(rng.choice(past), seconds=scene.seconds, layout=scene.layout))
+        elif ALIKE <= chance < ALIKE + KIN and fresh:
+            kin = _kin(random.Random(scene.layout), rng.choice(fresh))
+            scenes.append(replace(kin, seconds=scene.seconds, layout=scene.layout))
+        else:
+            scenes.append(scene)
+            fresh.append(scene)
+    return replace(video, scenes=tuple(scenes)), fresh
 
 
 def _dirt(rng: random.Random, row: dict) -> list[dict]:
@@ -294,14 +325,15 @@ def draw_up(
         Videos, metadata rows, truth, and the ids of the videos that are to be damaged.
     """
     rng = random.Random(seed)
+    kinds = _dealt_kinds(rng)
     videos, rows, truth, damaged, past = [], [], [], set(), []
     for v in range(n_study + n_pool):
         study = v < n_study and not whole
         if v == n_study:
             past = []  # a scene of the pool is like others of the pool
         n_scenes = rng.randint(3, 4) if study else rng.randint(5, 7)
-        video = _with_repeats(rng, random_video(rng, n_scenes, v % 24 == 5, shift.novelty), past)
-        past += [scene for scene in video.scenes if scene.seconds < LONGEST]
+        video, fresh = _with_repeats(rng, random_video(rng, n_scenes, v % 24 == 5, shift.novelty, kinds), past)
+        past += fresh
         videos.append(video)
         own = _rows_of(rng, video, shift.wording)
         if study:
