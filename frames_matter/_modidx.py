@@ -1609,8 +1609,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'frames_matter/labs/ladder_runs.py'),
                                                 'frames_matter.labs.ladder_runs._lora': ( 'labs/ladder_runs.html#_lora',
                                                                                           'frames_matter/labs/ladder_runs.py'),
-                                                'frames_matter.labs.ladder_runs._merged': ( 'labs/ladder_runs.html#_merged',
-                                                                                            'frames_matter/labs/ladder_runs.py'),
                                                 'frames_matter.labs.ladder_runs._pulled': ( 'labs/ladder_runs.html#_pulled',
                                                                                             'frames_matter/labs/ladder_runs.py'),
                                                 'frames_matter.labs.ladder_runs._query_bank': ( 'labs/ladder_runs.html#_query_bank',

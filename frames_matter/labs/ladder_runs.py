@@ -320,13 +320,9 @@ def _residuals(model: ViCLIP) -> tuple[Residual, Residual]:
     return Residual(model.config.embed_dim), Residual(model.config.embed_dim)
 
 
-def _merged(model: ViCLIP, video: Residual, text: Residual) -> Callable[[], ViCLIP]:
-    return lambda: merge_into_projections(model, video.change.weight.T, text.change.weight.T)
-
-
 def _linear(model: ViCLIP, spec: RunSpec, how: Training, kind: type[Towers] = Towers) -> tuple:
     video, text = _residuals(model)
-    return kind(video, text, how), _merged(model, video, text)
+    return kind(video, text, how), lambda: merge_into_projections(model, video, text)
 
 
 def _pulled(model: ViCLIP, spec: RunSpec, how: Training) -> tuple:
@@ -383,7 +379,7 @@ def fit_heads_then_full(spec: RunSpec, clips: Clips, setting: Setting, clock: Cl
     def build(model: ViCLIP, spec: RunSpec, how: Training) -> tuple:
         trainable_parameters(model, None, SOUND)
         towers = Towers(nn.Sequential(model.vision_encoder, heads.video), heads.text, how)
-        return towers, _merged(model, heads.video, heads.text)
+        return towers, lambda: merge_into_projections(model, heads.video, heads.text)
 
     return fit_encoders(Encoders(build, frames=True), spec, clips, setting, clock)
 

@@ -30,7 +30,7 @@ from frames_matter.labs.false_negatives import (
 )
 from .tuning import TEMPERATURES, Setting, Tuned, grouped_folds, held_out_score, tune
 from ..metrics.retrieval import ndcg_each
-from ..model.adaptation import merge_into_projections
+from ..model.adaptation import Residual, merge_into_projections
 from ..model.catalogue import LOSSES
 from ..model.compute import Clock
 from ..model.protocols import SOUND
@@ -49,15 +49,15 @@ from ..study.splits import encode_captions, final_split, frozen_features, pairs_
 
 # %% ../../nbs/labs/losses_runs.ipynb #fc56bd83
 class Heads(nn.Module):
-    "x + x M for either side, M zero at the start; `dim` is D of both."
+    "A `Residual` on either side; `dim` is D of both."
 
     def __init__(self, dim: int):
         super().__init__()
-        self.video, self.text = (nn.Parameter(torch.zeros(dim, dim)) for _ in range(2))
+        self.video, self.text = Residual(dim), Residual(dim)
 
     def forward(self, video: Tensor, text: Tensor) -> Tensor:
         "Cosines (N captions, M clips) of features (M, D) and (N, D)."
-        return pairwise_similarity(None, video + video @ self.video, text + text @ self.text)
+        return pairwise_similarity(None, self.video(video), self.text(text))
 
 # %% ../../nbs/labs/losses_runs.ipynb #afccf88f
 BIAS_RATE = 0.05  # learning rate of the sigmoid's bias, which has the whole way from -10 to go in a few hundred steps

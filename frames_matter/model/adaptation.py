@@ -182,18 +182,18 @@ class Residual(nn.Module):
 
 
 @torch.no_grad()
-def merge_into_projections(model: ViCLIP, video: Tensor, text: Tensor) -> ViCLIP:
-    """Multiply I + change into the towers' last projections; the model is changed in place, and comes back.
+def merge_into_projections(model: ViCLIP, video: Residual, text: Residual) -> ViCLIP:
+    """Multiply what stands behind the towers into their last projections; the model is changed, and comes back.
 
     Parameters
     ----------
     model : ViCLIP
-        Whose features x became x + x @ change.
-    video, text : (D, D)
-        The changes; a `Residual`'s is the transpose of its weight.
+        To whose features the residuals were applied.
+    video, text : Residual
+        Of D = `embed_dim`.
     """
-    model.vision_encoder.proj += model.vision_encoder.proj @ video
-    model.text_encoder.text_projection += model.text_encoder.text_projection @ text
+    model.vision_encoder.proj += model.vision_encoder.proj @ video.change.weight.T
+    model.text_encoder.text_projection += model.text_encoder.text_projection @ text.change.weight.T
     return model
 
 # %% ../../nbs/model/adaptation.ipynb #ba5e0005
