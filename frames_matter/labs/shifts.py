@@ -191,6 +191,7 @@ def shift_headline(runs: pd.DataFrame) -> str:
     "Where fine-tuning helps, in one sentence."
     rows = table_shifts(runs).xs(METHODS["fine_tuned"], level="method")
     worlds = int(rows.worlds.max())
+    rows = rows[rows.worlds == worlds]
     where = f"Of {worlds} worlds at home and {worlds} under each strong shift"
     said = f"{where}, fine-tuning {told_by_verdict(rows, _WORDS)}"
     return f"{said}; {could_be_seen(rows)}."
