@@ -8,9 +8,11 @@ Point the client at it with HF_ENDPOINT:
 
 What it speaks: the resolve endpoint (HEAD and GET; X-Repo-Commit, ETag, X-Linked-Size and X-Linked-Etag), large files
 redirected to a second host, whose requests must carry no token, byte ranges, repositories that moved, 401, 403 and 404
-with the hub's X-Error-Code, and the parts of the API that list a repository.
+with the hub's X-Error-Code, and the parts of the API that list a repository. Who brings the token may make a repository
+and push files, small ones in the commit and large ones beside it, as the client does without Xet.
 """
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -46,6 +48,8 @@ class Hub:
     large: int = 1000  # bytes from which a file is redirected to the second host
     commit: str = COMMIT
     requests: list = field(default_factory=list)  # (method, path, has a token, Range header) of every request
+    made: set = field(default_factory=set)  # "owner/repository" that were made by push
+    uploads: dict = field(default_factory=dict)  # SHA-256 -> the bytes of large files that were pushed
     url: str = ""
 
     def env(self, home):  # of a process whose client asks this hub and keeps its cache in `home`
@@ -99,6 +103,8 @@ API_OF_A_REPOSITORY = (
     r"(/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(/(?P<under>.*))?)?"
 )
 
+PUSH_TO_A_REPOSITORY = r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>preupload|commit)/(?P<revision>[^/]+)"
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -116,6 +122,59 @@ class _Handler(BaseHTTPRequestHandler):
         self.posted = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._route(body=True)
 
+    def do_PUT(self):
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.hub.uploads[urlsplit(self.path).path.removeprefix("/upload/")] = content
+        self._say(200)
+
+    def _answer(self, answer):
+        self._say(200, body=json.dumps(answer).encode(), **{"Content-Type": "application/json"})
+
+    def _push(self, path, bearer):
+        "What a push asks; whether it was that, and has been answered."
+        hub, match = self.server.hub, re.fullmatch(PUSH_TO_A_REPOSITORY, path)
+        if not (
+            match or path in ("/api/repos/create", "/api/validate-yaml") or path.endswith("/info/lfs/objects/batch")
+        ):
+            return False
+        if bearer != hub.token or not hub.token:
+            self._refuse(401, "", "Invalid username or password.")
+        elif path == "/api/validate-yaml":
+            self._answer({"errors": [], "warnings": []})
+        elif path == "/api/repos/create":
+            asked = json.loads(self.posted)
+            repo = f"{asked['organization']}/{asked['name']}"
+            hub.made.add(repo)
+            self._answer({"url": f"{hub.url}/{repo}", "id": repo, "name": repo})
+        elif not match:
+            self._answer({"objects": [self._place_for(of) for of in json.loads(self.posted)["objects"]]})
+        elif match["what"] == "preupload":
+            asked = json.loads(self.posted)["files"]
+            self._answer({"files": [self._mode_for(of, hub.large) for of in asked]})
+        else:
+            self._commit(match["repo"])
+        return True
+
+    def _mode_for(self, file, large):
+        mode = "lfs" if file["size"] >= large else "regular"
+        return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": None}
+
+    def _place_for(self, file):
+        href = f"{self.server.hub.url}/upload/{file['oid']}"
+        return file | {"authenticated": True, "actions": {"upload": {"href": href}}}
+
+    def _commit(self, repo):
+        hub = self.server.hub
+        for line in self.posted.splitlines():
+            entry = json.loads(line)
+            told = entry["value"]
+            if entry["key"] == "file":
+                hub.files[f"{repo}/{told['path']}"] = base64.b64decode(told["content"])
+            elif entry["key"] == "lfsFile":
+                hub.files[f"{repo}/{told['path']}"] = hub.uploads[told["oid"]]
+        url = f"{hub.url}/{repo}/commit/{hub.commit}"
+        self._answer({"success": True, "commitOid": hub.commit, "commitUrl": url})
+
     def _route(self, body):
         hub, path = self.server.hub, urlsplit(self.path).path  # a revision may have slashes, which the client escapes
         bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -123,6 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
             hub.requests.append((self.command, self.path, bool(bearer), self.headers.get("Range")))
         if hub.broken:
             self._refuse(hub.broken, "", "the hub is broken")
+        elif self.command == "POST" and self._push(path, bearer):
+            pass
         elif path.startswith("/cdn/"):
             self._second_host(unquote(path), bearer, body)
         elif match := re.fullmatch(FILE_OF_A_REPOSITORY, path):

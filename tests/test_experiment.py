@@ -16,11 +16,12 @@ import torch
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import checkout_id
 from frames_matter.base.profiles import get_profile
+from frames_matter.model.folder import load_head, read_about
 from frames_matter.model.training import encode_clips, pairwise_similarity
 from frames_matter.model.weights import load_viclip
 from frames_matter.study.grid import grid
 from frames_matter.study.measure import Outcome
-from frames_matter.study.runner import load_head, model_dir, run, run_all
+from frames_matter.study.runner import model_dir, run, run_all
 from frames_matter.study.spec import RunSpec
 from frames_matter.study.splits import FinalSplit, pairs_of
 from frames_matter.study.store import finished, read_records, runs_path
@@ -191,8 +192,8 @@ def test_kept_model_comes_back(profile, specs):
     spec = next(s for s in specs if s.protocol == "sound" and s.architecture == "cross_attention")
     record = run(spec, keep_model=True)
     folder = model_dir(spec)
-    assert json.loads((folder / "spec.json").read_text()).items() >= spec.identity.items()
-    model, head, pairs = load_viclip(str(folder / "viclip.safetensors")), load_head(folder), FinalSplit(spec).pairs()
+    assert read_about(folder)["spec"] == json.loads(json.dumps(spec.identity))
+    model, head, pairs = load_viclip(folder), load_head(folder), FinalSplit(spec).pairs()
     with torch.no_grad():
         scores = pairwise_similarity(head, encode_clips(model, pairs.frames(), batch_size=8), pairs.text)
     assert ranks(scores.numpy(), range(len(scores))).tolist() == record["metrics"]["ranks_t2v"]

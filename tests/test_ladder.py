@@ -19,6 +19,7 @@ from frames_matter.labs.registry import LABORATORIES
 from frames_matter.labs.tuning import PUBLISHED_SETTING, Setting
 from frames_matter.model.adaptation import PulledTowers, Residual, Towers, bank_normalised, calibration
 from frames_matter.model.compute import Clock
+from frames_matter.model.folder import read_about
 from frames_matter.model.training import Training, pairwise_similarity
 from frames_matter.study.grid import grid
 from frames_matter.study.measure import Run
@@ -291,8 +292,8 @@ def test_kept_model_is_what_was_measured(profile, specs, records, method):
     from frames_matter.model.weights import load_viclip
 
     folders = model_dir(specs[method]).parent.iterdir()
-    folder = next(p for p in folders if json.loads((p / "spec.json").read_text())["method"] == method)
-    model = load_viclip(str(folder / "viclip.safetensors"))
+    folder = next(p for p in folders if read_about(p)["spec"]["method"] == method)
+    model = load_viclip(folder)
     data = VideoCaptionDataset(load_manifest(profile), "pool", size=specs[method].image_size)
     tokens = tokenizer_for(profile)([item["caption"] for item in data], context_length=model.config.context_length)
     with torch.no_grad():

@@ -16,7 +16,7 @@ import frames_matter as fm
 from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import DESCRIBED, PROFILES, Profile, draft, get_profile, register
 from frames_matter.cli import parse_overrides, run_command
-from frames_matter.study.runner import load_head
+from frames_matter.model.folder import load_head
 
 FIELDS = [f.name for f in dataclasses.fields(Profile) if f.name != "name"]
 NUMBERS = ["-1", "0", "-0.0", "NaN", "Infinity", "-Infinity", "1e400", "1e308", "-5", "1e-300", "1000000000000000000"]
