@@ -5,7 +5,7 @@ manifest."""
 
 # %% auto #0
 __all__ = ['FEWEST_CLIPS', 'SOURCES', 'Closing', 'RowSource', 'Source', 'TableSource', 'MiniWorld', 'Hub', 'GivenSource',
-           'OwnClips', 'PublishedManifest', 'source_of', 'rotted']
+           'OwnClips', 'PublishedManifest', 'source_of', 'strange_to_model', 'rotted']
 
 # %% ../../nbs/data/sources.ipynb #266e162e
 import contextlib
@@ -44,6 +44,7 @@ class RowSource:
     has_truth = False  # whether it is known what is true of each clip
     gives_rows = False  # whether its rows were picked before, and are given; else a build picks them from a table
     deals_splits = True  # whether a build deals its clips to splits; else its rows bring theirs
+    is_beside_study = True  # whether tables set the study's printed numbers beside those of its clips
     may_be_private = False  # whether its rows may name addresses in a private network, where the profile says so
     joins_content = False  # whether videos of the same bytes are one source; else their ids say what is one video
     outlives_originals = False  # whether a finished build stays good when the videos it was made of are gone
@@ -265,10 +266,8 @@ class OwnClips(GivenSource):
 
     name = "own"
     title = "clips of your own"
-    notice = (
-        "Numbers of ours are of the reader's own clips; those under `published` are the study's, of InternVid, "
-        "and only what the two have in common can be compared."
-    )
+    notice = "These numbers are of the reader's own clips; where a figure shows the study's, those are of InternVid."
+    is_beside_study = False
     order = "the clips that were given"
     licence = "that of the clips and captions that were given; they are not part of this folder"
     naming = "name and place of the file that was given, and the clip's times"
@@ -358,6 +357,24 @@ SOURCES = Registry("source of rows", (MiniWorld(), Hub(), OwnClips(), PublishedM
 def source_of(profile: Profile) -> Source:
     "Where the rows of a profile come from."
     return SOURCES[profile.source]
+
+
+def strange_to_model(profile: Profile, weights: str = "") -> str:
+    """That a model has never seen anything like a profile's clips, in a sentence; empty where it has.
+
+    Parameters
+    ----------
+    profile : Profile
+        Whose clips.
+    weights : str
+        The model's, if it is another than the profile's.
+    """
+    if not (weights or profile.weights).startswith("nano") or source_of(profile).has_truth:
+        return ""
+    return (
+        "viclip-nano has never seen real video: it was pretrained on films of coloured shapes, and of yours it knows "
+        "little more than chance. It shows how all goes; for answers take a model of real video: --like internvid."
+    )
 
 
 def rotted(profile: Profile) -> "pd.DataFrame":
