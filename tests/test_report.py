@@ -12,6 +12,7 @@ import pytest
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import checkout_id
 from frames_matter.base.profiles import get_profile
+from frames_matter.data.sources import SOURCES
 from frames_matter.labs.laboratory import Laboratory
 from frames_matter.labs.registry import report
 from frames_matter.model.catalogue import LOSSES, Loss
@@ -269,6 +270,16 @@ def test_tables_come_in_their_order_with_what_must_be_said(runs):
     assert "3 seeds, 5 queries in batches of 4" in notes["alignment"] and "chance 50 %" in notes["foils"]
     assert markdown(show(table_alignment(runs))) == tables[1].markdown
     assert tables[1].markdown.startswith("| loss | model | published |")
+
+
+def test_of_one_s_own_clips_nothing_of_the_study_is_said(runs, monkeypatch):
+    "No column of what it printed, and no row of which only that is known."
+    monkeypatch.setattr(SOURCES["world"], "is_beside_study", False)
+    tables = study_tables(runs[runs.loss == "infonce"])
+    assert len(tables) >= 5
+    for table in tables:
+        assert "published" not in table.numbers and "published" not in table.text
+        assert list(table.text.index) == list(table.numbers.index) and table.numbers.notna().any(axis=1).all()
 
 
 def test_the_committed_tables_are_those_of_the_committed_record(root, monkeypatch):

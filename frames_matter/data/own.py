@@ -466,11 +466,14 @@ def describe_next_steps(profile: Profile, manifest: pd.DataFrame, enough: int = 
     enough : int
         Clips in the test split; with fewer, recall says next to nothing.
     """
-    text = f"They are called {profile.name}: `frames-matter reproduce --data {profile.name}` runs the lessons on them."
+    name = profile.name
+    text = (
+        f"They are called {name}: `frames-matter judge {name}` says what a model makes of all of them, and "
+        f"`frames-matter reproduce --data {name}` runs the lessons on them, for a quarter of an hour or more."
+    )
     n = int((manifest.split == "test").sum())
     if n >= enough:
         return text
     return (
-        f"{text} Only {n} of them {'is' if n == 1 else 'are'} in the test split: "
-        "recall among so few says next to nothing, so take its numbers as a rehearsal."
+        f"{text} The lessons test on {n} of them, and recall among so few says next to nothing: judge asks every clip."
     )

@@ -14,6 +14,7 @@ __all__ = ['PROTOCOL_NAMES', 'ZERO_SHOT', 'FIRST', 'SECOND', 'VARIES', 'WAYS', '
 
 # %% ../../nbs/report/tables.ipynb #481346a0
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import pandas as pd
 
 from ..base.profiles import Profile, as_profile, manifest_dir
 from ..base.registry import Registry
+from ..data.sources import source_of
 from ..metrics.stats import LEAST_SEEDS, MARGIN, comparisons, mean_with_interval
 from ..model.catalogue import HEADS, LOSSES
 from .reader import STUDY, as_runs, other_setups, published
@@ -762,7 +764,15 @@ def study_tables(runs: str | Profile | pd.DataFrame = "mini") -> list[Table]:
     """
     runs = as_runs(runs)
     makers = (_zero_shot, _alignment, _sampling, _gap, _foils, _retrieval, _comparisons)
-    return [table for make in makers if (table := make(runs)).numbers.size]
+    is_beside_study = all(source_of(as_profile(name)).is_beside_study for name in runs.profile.unique())
+    made = (make(runs) if is_beside_study else _without_study(make(runs)) for make in makers)
+    return [table for table in made if table.numbers.size]
+
+
+def _without_study(table: Table) -> Table:
+    "The table without what the study printed, and without rows of which only that is known."
+    own = table.numbers.drop(columns="published", errors="ignore").dropna(how="all")
+    return replace(table, numbers=own, text=table.text.drop(columns="published", errors="ignore").loc[own.index])
 
 # %% ../../nbs/report/tables.ipynb #7ab00022
 def table_setup(runs: pd.DataFrame) -> pd.DataFrame:
