@@ -11,6 +11,7 @@ data     where clips come from, how they are made, the dataset
 study    what a run is, how it is run, measured and stored
 labs     the laboratories
 report   tables, figures, README
+clips    clips of one's own: a search in them, a judgement, what could be seen
 
 Nothing is imported before it is asked for, so that importing this package takes no time; `dir(fm)` lists the names.
 """

@@ -3,6 +3,7 @@ __version__: str
 
 from . import base as base
 from . import cli as cli
+from . import clips as clips
 from . import data as data
 from . import labs as labs
 from . import metrics as metrics
@@ -22,6 +23,11 @@ from .base.profiles import register as register
 from .base.profiles import results_dir as results_dir
 from .base.registry import Registry as Registry
 from .base.seeds import seed_everything as seed_everything
+from .clips.find import Hit as Hit
+from .clips.find import find as find
+from .clips.judge import Judgement as Judgement
+from .clips.judge import judge as judge
+from .clips.keep import keep_model as keep_model
 from .data.build import build_dataset as build_dataset
 from .data.dataset import VideoCaptionDataset as VideoCaptionDataset
 from .data.export import export_dataset as export_dataset

@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'DataName', 'Rows', 'Rule', 'Candidates',
            'OwnPath', 'Published', 'Name', 'Like', 'Engine', 'RayAddress', 'Target', 'Format', 'ShardSize',
-           'NanoFolder', 'Evenly', 'CHECKS', 'INTERRUPTED', 'help_without_command', 'help_or_version', 'command',
-           'parse_overrides', 'tell_idle', 'reproduce', 'report', 'select', 'summary', 'print_cut_captions', 'build',
-           'export', 'verify', 'pretrain', 'bench', 'Check', 'diagnose', 'doctor', 'run_command', 'main']
+           'NanoFolder', 'Evenly', 'Queries', 'QueryFile', 'ModelFolder', 'Top', 'AsJson', 'PagePath', 'Judged', 'Keep',
+           'Numbers', 'Sources', 'Seeds', 'OfData', 'FigurePath', 'CHECKS', 'INTERRUPTED', 'help_without_command',
+           'help_or_version', 'command', 'parse_overrides', 'tell_idle', 'reproduce', 'report', 'select', 'summary',
+           'print_cut_captions', 'build', 'export', 'verify', 'pretrain', 'find', 'judge', 'power', 'bench', 'Check',
+           'diagnose', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/cli.ipynb #56a2e55e
 import io
@@ -45,7 +47,7 @@ from frames_matter.base.profiles import (
 from .base.registry import Registry
 from .base.text import reason_and_place, visible
 from .data.own_clip import path_below
-from .data.sources import source_of
+from .data.sources import source_of, strange_to_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,8 +182,8 @@ Full = Annotated[
     bool,
     typer.Option(
         "--full",
-        help="First the laboratories: more seeds, the audit, frames, losses, the ladder, cross-validation. Up to two "
-        "hours on two cores; what is finished is not repeated.",
+        help="First every laboratory, as README lists them. Up to three hours on two cores; what is finished is not "
+        "repeated.",
     ),
 ]
 DataName = Annotated[
@@ -218,6 +220,7 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
     from frames_matter.study.lessons import assert_ready, execute_lessons
 
     assert_ready(chosen)
+    _warn_of_model(chosen)
     if full:
         if not source_of(chosen).has_truth:
             raise UserError(
@@ -492,6 +495,7 @@ def build(
 
     with registered_unless_refused():
         chosen = _profile_of_build(profile, from_, from_manifest, name, like, overrides)
+        _warn_of_model(chosen)
         _tell_of_lessons(chosen, overrides, is_kept=bool(from_ or from_manifest))
         rows = build_dataset(chosen, again=True)
     *_, figure = write_survivors(chosen)
@@ -584,6 +588,191 @@ def pretrain(out: NanoFolder = "", evenly: Evenly = False) -> None:
 
     own, config = (made_here("nano-evenly").parent, EVENLY) if evenly else (ASSETS, Pretraining())
     make_nano(Path(out) if out else own, config)
+
+# %% ../nbs/cli.ipynb #f1bd0001
+Queries = Annotated[
+    list[str] | None, typer.Argument(metavar="SENTENCE...", help="What to look for; several if you like.")
+]
+QueryFile = Annotated[str, typer.Option("--queries", metavar="FILE", help="More sentences, a line each.")]
+ModelFolder = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="FOLDER",
+        help="A model to search with: a folder that training left, or a checkpoint. Default: the data's own.",
+    ),
+]
+Top = Annotated[int, typer.Option("--top", metavar="N", help="Clips for each sentence, at most.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON, and nothing else, on the standard output.")]
+PagePath = Annotated[
+    str, typer.Option("--page", metavar="FILE", help="Write a page of what was found, with its pictures inside.")
+]
+
+
+@command(
+    app,
+    'frames-matter find "a red star" --data mini',
+    'frames-matter find "a dog on a skateboard" "a boat" --data mydata --top 5 --page found.html',
+    "frames-matter find --queries sentences.txt --data mydata --model my-model --json",
+)
+def find(
+    sentences: Queries = None,
+    queries: QueryFile = "",
+    data: DataName = "mini",
+    model: ModelFolder = "",
+    top: Top = 10,
+    json: AsJson = False,
+    page: PagePath = "",
+) -> None:
+    """Find the clips of a data set that fit sentences best.
+
+    Clips are encoded at the first search, and kept. Something is always found: the best of the clips that there are.
+    """
+    asked = list(sentences or ()) + (_lines_of(queries) if queries else [])
+    from frames_matter.clips.find import find as find_clips
+    from frames_matter.clips.find import hits_as_json, show_hits, write_gallery
+
+    _warn_of_model(get_profile(data), model)
+    found = find_clips(asked, data, model, top)
+    if json:
+        print(hits_as_json(asked, found))
+    else:
+        _say("\n\n".join(show_hits(query, hits) for query, hits in zip(asked, found, strict=True)))
+    if page:
+        written = write_gallery(page, asked, found, data)
+        print(f"As a page: {written}", file=sys.stderr)
+
+
+def _warn_of_model(profile: Profile, model: str = "") -> None:
+    "Say at the top that a model has never seen anything like these clips, if so."
+    if told := strange_to_model(profile, model):
+        print(told, file=sys.stderr)
+
+# %% ../nbs/cli.ipynb #3f0926b0
+def _lines_of(path: str) -> list[str]:
+    "The lines of a text file that are not empty."
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is no text in UTF-8; save it so, a sentence a line.") from e
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+# %% ../nbs/cli.ipynb #f1bd0002
+Judged = Annotated[
+    str,
+    typer.Argument(
+        metavar="CLIPS",
+        help="Clips of your own, as `dataset build --from` takes them (a CSV, a folder of videos, tars), or the name "
+        "of what was built.",
+    ),
+]
+Keep = Annotated[
+    str,
+    typer.Option("--keep", metavar="FOLDER", help="Save the model that is recommended, with a card that tells of it."),
+]
+
+
+@command(
+    app,
+    "frames-matter judge my.csv",
+    "frames-matter judge films/ --name mydata --keep my-model",
+    "frames-matter judge my.csv --like internvid",
+    "frames-matter judge mini",
+)
+def judge(
+    clips: Judged,
+    name: Name = "",
+    like: Like = "",
+    model: ModelFolder = "",
+    keep: Keep = "",
+    override: Overrides = None,
+) -> None:
+    """Find out what a model makes of your clips: what it finds, which frames it should see, whether training helps.
+
+    All clips are used, whatever their split. What was computed is kept, so that a second call goes on where the first
+    stopped. The page is written into results/NAME, as HTML with its pictures inside and as Markdown.
+    """
+    from frames_matter.clips.judge import judge as judge_clips
+    from frames_matter.clips.judge import summary as summary_of
+    from frames_matter.clips.judge import write_page
+    from frames_matter.clips.keep import keep_model
+
+    chosen = _judged_profile(clips, name, like, parse_overrides(override))
+    _warn_of_model(chosen, model)
+    found = judge_clips(chosen, model)
+    _say(summary_of(found))
+    page, _ = write_page(found)
+    print(f"As a page: {page}")
+    if keep:
+        keep_model(found, keep)
+        print(f"The model that is recommended: {keep}")
+
+
+def _judged_profile(clips: str, name: str, like: str, overrides: dict[str, Any]) -> Profile:
+    "A data set by the name it was built under, or made of clips that are given."
+    is_name = Path(clips).parts == (Path(clips).stem,)
+    if is_name and not os.path.exists(clips):
+        return _profile_of_build(clips, "", "", name, like, overrides)
+    with registered_unless_refused():
+        return _profile_of_build("", clips, "", name, like, overrides)
+
+# %% ../nbs/cli.ipynb #f1bd0003
+Numbers = Annotated[str, typer.Option("--clips", metavar="N,N,...", help="Numbers of clips to ask about.")]
+Sources = Annotated[
+    int, typer.Option("--sources", metavar="N", help="Source videos that they are of. Default: three clips of each.")
+]
+Seeds = Annotated[int, typer.Option("--seeds", metavar="N", help="Seeds of training.")]
+OfData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="NAME",
+        help="Clips that were judged, to take the variances from. Default: the study's record of mini.",
+    ),
+]
+FigurePath = Annotated[str, typer.Option("--figure", metavar="FILE", help="Draw it too, as a PNG.")]
+
+
+@command(
+    app,
+    "frames-matter power --clips 30,100,300",
+    "frames-matter power --clips 30,100,300 --sources 10",
+    "frames-matter power --clips 100 --data mydata --figure power.png",
+)
+def power(
+    clips: Numbers = "30,100,300", sources: Sources = 0, seeds: Seeds = 3, data: OfData = "", figure: FigurePath = ""
+) -> None:
+    """Say what difference could be seen with so many clips, before anybody films.
+
+    Two methods are compared on clips of some films. Other clips, other films and other seeds would give another
+    difference; how much each of the three varies is taken from runs that were made.
+    """
+    sizes = [_as_count(word) for word in clips.split(",")]
+    if seeds < 1 or sources < 0:
+        raise UserError("--seeds is at least 1, and --sources at least 2, or left out.")
+    from frames_matter.clips.judge import judge as judge_clips
+    from frames_matter.clips.power import (
+        components_of_judgement,
+        components_of_record,
+        plot_power,
+        say_power,
+        table_power,
+    )
+    from frames_matter.report.style import save_figure
+
+    components = components_of_judgement(judge_clips(data)) if data else components_of_record("mini")
+    table = table_power(components, sizes, sources, seeds)
+    _say(say_power(components, table))
+    if figure:
+        save_figure(plot_power(components, table, seeds), figure)
+        print(f"As a figure: {figure}", file=sys.stderr)
+
+
+def _as_count(word: str) -> int:
+    "A number of clips, from the command line."
+    if not word.strip().isdecimal() or len(word) > 9:
+        raise UserError(f"--clips takes numbers with commas between, as in --clips 30,100,300; {quoted(word)} is none.")
+    return int(word)
 
 # %% ../nbs/cli.ipynb #360ade8b
 @command(app, "frames-matter bench", "frames-matter bench decode")

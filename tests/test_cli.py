@@ -24,6 +24,9 @@ COMMANDS = [
     "dataset export",
     "reproduce",
     "report",
+    "judge",
+    "power",
+    "find",
     "pretrain",
     "bench",
     "doctor",
@@ -128,13 +131,15 @@ def test_a_usage_error_is_a_sentence(here):
 
 
 def options_with_values():
-    "Every command and each of its options that takes a value."
+    "Every command, with what it cannot do without, and each of its options that takes a value."
     root = typer.main.get_command(app)
     for line in COMMANDS:
         found = root
         for word in line.split():
             found = found.commands[word]
-        yield from ((line, option) for option in found.params if option.opts[0].startswith("-") and not option.is_flag)
+        needed = [" x" for given in found.params if given.required and not given.opts[0].startswith("-")]
+        options = [given for given in found.params if given.opts[0].startswith("-") and not given.is_flag]
+        yield from ((line + "".join(needed), option) for option in options)
 
 
 @pytest.mark.parametrize("command, option", [pytest.param(*o, id=f"{o[0]} {o[1].name}") for o in options_with_values()])
@@ -371,4 +376,5 @@ def test_a_device_that_is_kept_for_the_lessons_is_told_of_where_it_is_not_there(
     assert "for the lessons mine keeps what you gave. This run wants an NVIDIA GPU" in done.stderr
     assert "makes no use" not in done.stderr and get_profile("mine").device == "cuda" and get_profile("mine").k == 4
     assert_one_line(here("reproduce --data mine"), "This run wants an NVIDIA GPU")
-    assert here("dataset build --from films --name mine --like smoke -o device=cpu").stderr == ""
+    said = here("dataset build --from films --name mine --like smoke -o device=cpu").stderr.splitlines()
+    assert len(said) == 1 and "never seen real video" in said[0]

@@ -37,7 +37,7 @@ def run(code, folder):
     return subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("code", examples(README), ids=["at once", "a step at a time"])
+@pytest.mark.parametrize("code", examples(README)[:2], ids=["at once", "a step at a time"])
 def test_examples_of_readme_run(code, folder):
     done = run(code, folder)
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def test_examples_of_contributing_run(code, folder):
 
 
 def test_the_examples_are_there():
-    assert len(examples(README)) == 2 and len(examples(CONTRIBUTING)) == 3
+    assert len(examples(README)) == 3 and len(examples(CONTRIBUTING)) == 3
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
