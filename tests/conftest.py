@@ -52,3 +52,16 @@ def site(films):
 
     with serve_faults(films) as site:
         yield site
+
+
+@pytest.fixture(scope="module")
+def smoke_home(tmp_path_factory):
+    "A home in which the profile smoke is built, for the tests of a module."
+    from frames_matter.base.profiles import get_profile
+    from frames_matter.data.build import build_dataset
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("home")
+        patch.setenv("FRAMES_MATTER_HOME", str(folder))
+        build_dataset(get_profile("smoke"), progress=False)
+        yield folder

@@ -19,23 +19,13 @@ from frames_matter.cli import run_command
 from frames_matter.clips import features
 from frames_matter.clips.features import clip_features, encoder_for
 from frames_matter.clips.find import find, write_gallery
-from frames_matter.data.build import build_dataset
 from frames_matter.data.manifest import load_manifest
 from frames_matter.data.sources import strange_to_model
 from frames_matter.model.heads import FusionTransformer
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("home")
-        patch.setenv("FRAMES_MATTER_HOME", str(folder))
-        build_dataset(get_profile("smoke"), progress=False)
-        yield folder
-
-
 @pytest.fixture
-def smoke(home):
+def smoke(smoke_home):
     return get_profile("smoke")
 
 

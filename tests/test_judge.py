@@ -26,7 +26,6 @@ from frames_matter.clips.judge import advice, judge, say_before, summary, write_
 from frames_matter.clips.keep import keep_model, recommended_way
 from frames_matter.clips.questions import ask, confusions, table_before
 from frames_matter.clips.training import Known, judge_once, judge_training, table_training, why_not_judged
-from frames_matter.data.build import build_dataset
 from frames_matter.data.manifest import load_manifest
 from frames_matter.data.own import register_own
 from frames_matter.metrics.retrieval import retrieval_metrics
@@ -130,27 +129,18 @@ def test_words_that_the_model_does_not_know():
 # --- a data set of one's own ---
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("home")
-        patch.setenv("FRAMES_MATTER_HOME", str(folder))
-        build_dataset(get_profile("smoke"), progress=False)
-        yield folder
-
-
-def own_table(home, name, clips=None, shuffled=False):
+def own_table(smoke_home, name, clips=None, shuffled=False):
     "Smoke's clips as somebody's own, each from its source; shuffled, with others' captions."
     rows = load_manifest(get_profile("smoke")).iloc[:clips]
     captions = rows.caption.to_list()
     if shuffled:
         captions = [captions[i] for i in np.random.default_rng(0).permutation(len(captions))]
-    table = home / f"{name}.csv"
+    table = smoke_home / f"{name}.csv"
     pd.DataFrame(dict(path=rows.path, caption=captions, source=rows.youtube_id)).to_csv(table, index=False)
     return register_own(table, name)
 
 
-def test_before_training_is_what_the_metrics_say(home):
+def test_before_training_is_what_the_metrics_say(smoke_home):
     smoke = get_profile("smoke")
     asked = ask(smoke, encoder_for(smoke), progress=False)
     metrics, table = retrieval_metrics(asked.similarity), table_before(asked)
@@ -164,20 +154,20 @@ def test_before_training_is_what_the_metrics_say(home):
         assert of.own != of.wrong
 
 
-def test_noise_is_called_noise(home):
-    found = judge(own_table(home, "noise", shuffled=True), progress=False)
+def test_noise_is_called_noise(smoke_home):
+    found = judge(own_table(smoke_home, "noise", shuffled=True), progress=False)
     assert "this may be luck" in say_before(found)
     assert recommended_way(found) is None and BETTER not in set(found.training.verdict)
     assert advice(found).startswith("Leave the model as it is")
 
 
-def test_eight_clips_say_what_eight_clips_can_say(home):
-    found = judge(own_table(home, "eight", clips=8), progress=False)
+def test_eight_clips_say_what_eight_clips_can_say(smoke_home):
+    found = judge(own_table(smoke_home, "eight", clips=8), progress=False)
     assert len(found.rows) == 8 and summary(found)
     assert advice(found).startswith(("Leave the model as it is for now and caption", "Caption more films"))
 
 
-def test_the_page(home):
+def test_the_page(smoke_home):
     found = judge(get_profile("smoke"), progress=False)
     page, text = (path.read_text() for path in write_page(found))
     assert advice(found) in text and "never seen real video" not in page
@@ -186,7 +176,7 @@ def test_the_page(home):
     assert "nan" not in text and "NaN" not in page
 
 
-def test_a_model_to_take_away(home, tmp_path):
+def test_a_model_to_take_away(smoke_home, tmp_path):
     "What is kept is what was recommended, read by `load`, `load_viclip` and `find`; with a card."
     found = judge(get_profile("smoke"), progress=False)
     kept = keep_model(found, tmp_path / "mine")
@@ -198,7 +188,7 @@ def test_a_model_to_take_away(home, tmp_path):
     assert find(["a star"], get_profile("smoke"), model=tmp_path / "mine", top=1, progress=False)[0][0].rank == 1
 
 
-def test_what_was_trained_is_merged_into_the_towers(home, tmp_path, monkeypatch):
+def test_what_was_trained_is_merged_into_the_towers(smoke_home, tmp_path, monkeypatch):
     "The saved model's features are those of the heads on the features of the one that came."
     found = judge(get_profile("smoke"), progress=False)
     way = training.WAYS_TO_ADAPT["linear"]
@@ -218,7 +208,7 @@ def training_seed():
     return stable_seed("keep", 0) % 2**31
 
 
-def test_on_the_command_line(home, capsys, tmp_path):
+def test_on_the_command_line(smoke_home, capsys, tmp_path):
     assert run_command(["judge", "smoke", "--keep", str(tmp_path / "kept")]) == 0
     said = capsys.readouterr().out
     assert "clips: 18" in said and str(results_dir(get_profile("smoke")) / "judge.html") in said
@@ -228,7 +218,7 @@ def test_on_the_command_line(home, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_way_from_a_table_to_a_search_in_a_script(home, tmp_path):
+def test_the_whole_way_from_a_table_to_a_search_in_a_script(smoke_home, tmp_path):
     "README's: a table is judged, the model kept, and the script below it runs; pushed to a hub on loopback."
     rows = load_manifest(get_profile("smoke")).iloc[:8]
     pd.DataFrame(dict(path=rows.path, caption=rows.caption, source=rows.youtube_id)).to_csv(tmp_path / "my.csv")
@@ -248,13 +238,13 @@ def test_the_whole_way_from_a_table_to_a_search_in_a_script(home, tmp_path):
     assert len(done.stdout.splitlines()) == 2 + 3 and "somebody/my-model/model.safetensors" in hub.files
 
 
-def test_one_s_own_clips_are_warned_of(home, capsys):
-    own_table(home, "warned", clips=8)
+def test_one_s_own_clips_are_warned_of(smoke_home, capsys):
+    own_table(smoke_home, "warned", clips=8)
     assert run_command(["judge", "warned"]) == 0
     assert "never seen real video" in capsys.readouterr().err
     assert "never seen real video" in (results_dir(get_profile("warned")) / "judge.html").read_text()
 
 
-def test_a_model_that_is_none_is_refused(home):
+def test_a_model_that_is_none_is_refused(smoke_home):
     with pytest.raises(UserError, match="No file at"):
         judge(get_profile("smoke"), model="no/such/model.safetensors", progress=False)
