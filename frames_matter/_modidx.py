@@ -2648,6 +2648,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'frames_matter/report/readme.py'),
                                              'frames_matter.report.readme._markers': ( 'report/readme.html#_markers',
                                                                                        'frames_matter/report/readme.py'),
+                                             'frames_matter.report.readme._page_of': ( 'report/readme.html#_page_of',
+                                                                                       'frames_matter/report/readme.py'),
                                              'frames_matter.report.readme._picture': ( 'report/readme.html#_picture',
                                                                                        'frames_matter/report/readme.py'),
                                              'frames_matter.report.readme._readme': ( 'report/readme.html#_readme',

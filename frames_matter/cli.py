@@ -221,6 +221,9 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
 
     assert_ready(chosen)
     _warn_of_model(chosen)
+    if not source_of(chosen).is_beside_study:
+        told = f"tests on a tenth of the clips; `frames-matter judge {chosen.name}` asks all of them, in a few minutes."
+        print(f"This takes a quarter of an hour or more with 50 clips, and {told}", file=sys.stderr)
     if full:
         if not source_of(chosen).has_truth:
             raise UserError(

@@ -361,9 +361,15 @@ def test_a_readme_without_its_markers_is_not_guessed_at(home, runs):
 def test_a_profile_without_a_place_is_reported_all_the_same(home, runs, capsys):
     home.readme.write_text("# Another project\n")
     report_study("mini")
-    assert "README" not in capsys.readouterr().out and home.readme.read_text() == "# Another project\n"
+    assert home.readme.read_text() == "# Another project\n"
     home.readme.unlink()
     report_study("mini")
+    said, page = capsys.readouterr().out, home.folder / "results" / "mini" / "README.md"
+    assert "frames are taken" in said and "and in results/mini/README.md" in said
+    shown = page.read_text()
+    assert shown.startswith("# mini\n\n**Which frames are taken") and "## Zero-shot" in shown
+    for picture in re.findall(r"\]\((.*?png)\)", shown):
+        assert (page.parent / picture).is_file()
     with pytest.raises(UserError, match="No README.md"):
         write_readme("mini", "", "")
 

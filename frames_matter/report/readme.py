@@ -169,6 +169,11 @@ def _readme() -> Path:
     return project_root() / "README.md"
 
 
+def _page_of(profile: Profile) -> Path:
+    "Where a profile is shown: README.md, if it has a place there, else a page among its results."
+    return _readme() if has_place(profile) else results_dir(profile) / "README.md"
+
+
 def has_place(profile: str | Profile) -> bool:
     "Whether README.md shows this profile: any of its markers stands in it."
     profile, readme = as_profile(profile), _readme()
@@ -177,16 +182,16 @@ def has_place(profile: str | Profile) -> bool:
 
 # %% ../../nbs/report/readme.ipynb #4ead000a
 def _picture(profile: Profile, figure: Figure) -> str:
-    "A figure for README; empty if it was never drawn."
+    "A figure for the page that shows a profile; empty if it was never drawn."
     path = results_dir(profile) / "figures" / f"{figure.name}.png"
     if not path.is_file():
         return ""
-    return f"![{figure.caption}]({path.relative_to(project_root()).as_posix()})"
+    return f"![{figure.caption}]({path.relative_to(_page_of(profile).parent).as_posix()})"
 
 
 def _setups_sentence(profile: Profile, setups: Sequence[Table]) -> str:
     "Where the tables of other set-ups are; empty where there are none, or but the study done again elsewhere."
-    folder = (results_dir(profile) / "tables").relative_to(project_root()).as_posix()
+    folder = (results_dir(profile) / "tables").relative_to(_page_of(profile).parent).as_posix()
     links = [f"[{table.title.partition(': ')[2]}]({folder}/{table.name}.md)" for table in setups if table.in_readme]
     return f"Runs of another set-up have a table of their own: {enumeration(links)}." if links else ""
 
@@ -252,9 +257,10 @@ def report_study(
     figures: Sequence[Figure] = (),
     headlines: Sequence[str] = (),
 ) -> None:
-    """Write the study's tables and figures and, where README.md has a place for the profile, its text.
+    """Write the study's tables and figures, and the page that shows them with the answer in sentences.
 
-    A second call changes nothing.
+    The page is README.md, where that has a place for the profile; else it is README.md among the profile's results, and
+    the answer is printed too. A second call changes nothing.
 
     Parameters
     ----------
@@ -268,7 +274,7 @@ def report_study(
     Raises
     ------
     UserError
-        If nothing has been run, the profile's results are another's, or README.md lacks one of its markers.
+        If nothing has been run, the profile's results are another's, or README.md has but one of its markers.
     """
     profile = as_profile(profile)
     assert_own_results(profile)
@@ -279,10 +285,14 @@ def report_study(
     _forget_setups(profile, setups)
     for figure in pictures:
         write_figure(profile, figure)
-    if shown := has_place(profile):
-        body = _body(profile, [*of_study, *tables], [*pictures, *figures], setups)
-        write_readme(profile, _head(profile, runs, pictures, headlines), body)
-    folder = results_dir(profile).relative_to(project_root())
-    print(f"{len(runs)} runs; tables and figures are in {folder}{', and in README.md' if shown else ''}.")
+    head = _head(profile, runs, pictures, headlines)
+    body = _body(profile, [*of_study, *tables], [*pictures, *figures], setups)
+    folder, page = results_dir(profile).relative_to(project_root()), _page_of(profile)
+    if has_place(profile):
+        write_readme(profile, head, body)
+    else:
+        atomic_write(page, f"# {profile.name}\n\n{head}\n\n{body}\n")
+        print(answer(runs, headlines).replace("**", ""))
+    print(f"{len(runs)} runs; tables and figures are in {folder}, and in {page.relative_to(project_root())}.")
     for table in setups:
         print(f"{table.title}: runs that are in no table of the record; see {folder}/tables/{table.name}.md.")
