@@ -24,7 +24,7 @@ from frames_matter.clips.features import encoder_for
 from frames_matter.clips.find import find
 from frames_matter.clips.judge import advice, judge, say_before, summary, write_page
 from frames_matter.clips.keep import keep_model, recommended_way
-from frames_matter.clips.questions import ask, confusions, table_before
+from frames_matter.clips.questions import Answers, ask, confusions, table_before
 from frames_matter.clips.training import Known, judge_once, judge_training, table_training, why_not_judged
 from frames_matter.data.manifest import load_manifest
 from frames_matter.data.own import register_own
@@ -248,3 +248,13 @@ def test_one_s_own_clips_are_warned_of(smoke_home, capsys):
 def test_a_model_that_is_none_is_refused(smoke_home):
     with pytest.raises(UserError, match="No file at"):
         judge(get_profile("smoke"), model="no/such/model.safetensors", progress=False)
+
+
+def test_a_caption_that_two_clips_carry_is_answered_by_either():
+    "By hand: the best of one's own counts, its twin is no wrong answer, and a tie is half of one."
+    rows = pd.DataFrame(dict(caption=["A cat", "a cat", "a dog"], youtube_id=["x", "y", "z"]))
+    similarity = np.array([[0.1, 0.9, 0.5], [0.1, 0.9, 0.95], [0.2, 0.7, 0.7]])
+    asked = Answers(rows, similarity)
+    assert asked.ranks["t2v"].tolist() == [1, 2, 1.5]
+    assert asked.ranks["v2t"].tolist() == [2, 1, 2]
+    assert confusions(asked).own.to_list() == [1, 2]

@@ -19,7 +19,7 @@ from ..model.tokenizer import ClipTokenizer, cut_captions
 # %% ../../nbs/clips/collection.ipynb #8f47b8ce
 SHARED_WORDS = 0.8  # of the words of two captions together, from which they count as nearly the same
 SAME_TO_MODEL = 0.99  # cosine of two clips from which the model can hardly tell them apart
-_MOST_PAIRED = 5000  # captions that are compared one with another
+_MOST_PAIRED = 2000  # captions that are compared one with another
 
 
 def _words(caption: str) -> frozenset[str]:
@@ -37,7 +37,7 @@ def near_captions(captions: pd.Series) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        `one` and `other`, positions, and `shared`, the share; of more than 5,000 captions only equal ones are paired.
+        `one` and `other`, positions, and `shared`, the share; of more than 2,000 captions only equal ones are paired.
     """
     words = [_words(caption) for caption in captions]
     found = []

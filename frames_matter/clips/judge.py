@@ -150,7 +150,7 @@ def say_frames(judgement: Judgement) -> str:
     if (time.verdict == SAME).all():
         lost = f"without it {MARGIN:g} points are lost at most"
         return f"{first} Time does not matter in your clips, as this model sees them: {lost}."
-    return f"{first} Whether time matters cannot be told of so few clips."
+    return f"{first} Whether time matters cannot be told of these clips."
 
 # %% ../../nbs/clips/judge.ipynb #46fb7a0e
 def say_training(judgement: Judgement) -> str:

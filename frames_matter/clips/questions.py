@@ -40,16 +40,16 @@ class Answers:
         "(N,) source video of each clip."
         return self.rows.youtube_id.to_numpy()
 
+    @property
+    def said(self) -> np.ndarray:
+        "(N,) a number for each caption, the same for captions that are the same but for capitals."
+        return pd.factorize(self.rows.caption.str.casefold())[0]
+
     @functools.cached_property
     def ranks(self) -> dict[str, np.ndarray]:
         "By way, t2v and v2t, (N,) the rank of each caption's best clip, and of each clip's best caption."
-        captions = self.rows.caption.str.casefold().to_numpy()
-        right = captions[:, None] == captions
-        found = {}
-        for way, similarity in (("t2v", self.similarity), ("v2t", self.similarity.T)):
-            own = [np.flatnonzero(row) for row in right]
-            found[way] = np.array([_best_rank(scores, places) for scores, places in zip(similarity, own, strict=True)])
-        return found
+        ways = {"t2v": self.similarity, "v2t": self.similarity.T}
+        return {way: _best_ranks(similarity, self.said) for way, similarity in ways.items()}
 
     @property
     def reciprocal(self) -> np.ndarray:
@@ -57,10 +57,18 @@ class Answers:
         return (1 / self.ranks["t2v"] + 1 / self.ranks["v2t"]) / 2
 
 
-def _best_rank(scores: np.ndarray, own: np.ndarray) -> float:
-    "The rank of the best of one's own, the others of one's own not counted; ties at the average rank."
-    best, others = scores[own].max(), np.delete(scores, own)
-    return 1 + float((others > best).sum()) + float((others == best).sum()) / 2
+_ROWS = 1024  # of a matrix, looked at together
+
+
+def _best_ranks(similarity: np.ndarray, said: np.ndarray) -> np.ndarray:
+    "(N,) the rank of the best of one's own, the others of one's own not counted; ties at the average rank."
+    found = []
+    for start in range(0, len(said), _ROWS):
+        scores, own = similarity[start : start + _ROWS], said[start : start + _ROWS, None] == said
+        best = np.where(own, scores, -np.inf).max(1, keepdims=True)
+        others = np.where(own, -np.inf, scores)
+        found.append(1 + (others > best).sum(1) + (others == best).sum(1) / 2)
+    return np.concatenate(found)
 
 
 def ask(profile: Profile, encoder: Encoder, strategy: str = "uniform", progress: bool = True) -> Answers:
@@ -102,9 +110,8 @@ def confusions(asked: Answers, n: int = 5) -> pd.DataFrame:
         `own`, `wrong` (positions of clips), `lead` (of the wrong one's cosine), `rank`; the worst first, only where a
         wrong clip leads.
     """
-    captions = asked.rows.caption.str.casefold().to_numpy()
-    wrong = np.where(captions[:, None] == captions, -np.inf, asked.similarity)
-    places = np.arange(len(captions))
+    wrong = np.where(asked.said[:, None] == asked.said, -np.inf, asked.similarity)
+    places = np.arange(len(asked.said))
     table = pd.DataFrame(dict(own=places, wrong=wrong.argmax(1), rank=asked.ranks["t2v"]))
     table["lead"] = wrong.max(1) - asked.similarity[places, places]
     return table[table["rank"] > 1].nlargest(n, "lead").reset_index(drop=True)
