@@ -498,9 +498,9 @@ def build(
 
     with registered_unless_refused():
         chosen = _profile_of_build(profile, from_, from_manifest, name, like, overrides)
-        _warn_of_model(chosen)
         _tell_of_lessons(chosen, overrides, is_kept=bool(from_ or from_manifest))
         rows = build_dataset(chosen, again=True)
+    _warn_of_model(chosen)
     *_, figure = write_survivors(chosen)
     told = summary(rows, table=path_below(manifest_dir(chosen) / "clips.csv", os.getcwd()))
     _say(f"{told}\n{show_survivors(table_survivors(chosen)).to_string()}\nAs a figure: {figure}")
@@ -635,8 +635,8 @@ def find(
     from frames_matter.clips.find import find as find_clips
     from frames_matter.clips.find import hits_as_json, show_hits, write_gallery
 
-    _warn_of_model(get_profile(data), model)
     found = find_clips(asked, data, model, top)
+    _warn_of_model(get_profile(data), model)
     if json:
         print(hits_as_json(asked, found))
     else:
@@ -700,7 +700,7 @@ def judge(
     from frames_matter.clips.judge import write_page
     from frames_matter.clips.keep import keep_model
 
-    chosen = _judged_profile(clips, name, like, parse_overrides(override))
+    chosen = _built_profile(clips, name, like, parse_overrides(override))
     _warn_of_model(chosen, model)
     found = judge_clips(chosen, model)
     _say(summary_of(found))
@@ -711,13 +711,17 @@ def judge(
         print(f"The model that is recommended: {keep}")
 
 
-def _judged_profile(clips: str, name: str, like: str, overrides: dict[str, Any]) -> Profile:
-    "A data set by the name it was built under, or made of clips that are given."
+def _built_profile(clips: str, name: str, like: str, overrides: dict[str, Any]) -> Profile:
+    "A data set by the name it was built under, or made of clips that are given; built in either case."
+    from frames_matter.data.build import build_dataset
+
     is_name = Path(clips).parts == (Path(clips).stem,)
-    if is_name and not os.path.exists(clips):
-        return _profile_of_build(clips, "", "", name, like, overrides)
+    is_known = is_name and not os.path.exists(clips)
     with registered_unless_refused():
-        return _profile_of_build("", clips, "", name, like, overrides)
+        given = (clips, "", "") if is_known else ("", clips, "")
+        chosen = _profile_of_build(*given, name, like, overrides)
+        build_dataset(chosen)
+    return chosen
 
 # %% ../nbs/cli.ipynb #f1bd0003
 Numbers = Annotated[str, typer.Option("--clips", metavar="N,N,...", help="Numbers of clips to ask about.")]

@@ -15,7 +15,7 @@ from frames_matter.labs import audit, cross_validation, favourite, frames, ladde
 from frames_matter.labs.laboratory import Laboratory
 from frames_matter.labs.registry import LABORATORIES
 from frames_matter.model.weights import MADE_HERE, SHIPPED, load_viclip
-from frames_matter.report.reader import Layout, published
+from frames_matter.report.reader import Layout, load_records, published
 from frames_matter.report.writers import Figure, Table
 
 PLAIN = dict(profile="mini", architecture="viclip", loss="infonce", sampling="uniform", protocol="sound", seed=0)
@@ -577,5 +577,5 @@ def test_the_committed_record_is_of_one_setup(root, name, monkeypatch):
     of_this = [line for line in lines if line["spec"]["phase"] == name]
     if not of_this:
         pytest.skip(f"the record holds no run of laboratory {name}")
-    runs = LABORATORIES[name].load("mini")
+    runs = load_records("mini", LABORATORIES[name].layout)
     assert len(runs) == sum(line["run_by"] in set(runs.run_by) for line in of_this) > 0

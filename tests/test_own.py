@@ -888,6 +888,7 @@ def test_lessons_of_a_handful(command, home, mine):
     code, out, err = command("report", "-p", "few")
     assert (
         code == 0
-        and "README.md" not in out
+        and "in results/few/README.md" in out
+        and "model,published" not in (home / "results" / "few" / "tables" / "alignment.csv").read_text()
         and "reader's own clips" in (home / "results" / "few" / "tables" / "gap.md").read_text()
     ), err
