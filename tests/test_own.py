@@ -890,5 +890,5 @@ def test_lessons_of_a_handful(command, home, mine):
         code == 0
         and "in results/few/README.md" in out
         and "model,published" not in (home / "results" / "few" / "tables" / "alignment.csv").read_text()
-        and "reader's own clips" in (home / "results" / "few" / "tables" / "gap.md").read_text()
+        and "reader's own clips" in (home / "results" / "few" / "tables" / "alignment.md").read_text()
     ), err
