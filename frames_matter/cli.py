@@ -710,7 +710,7 @@ def judge(
         keep_model(found, keep)
         print(f"The model that is recommended: {keep}")
 
-
+# %% ../nbs/cli.ipynb #80e95298
 def _built_profile(clips: str, name: str, like: str, overrides: dict[str, Any]) -> Profile:
     "A data set by the name it was built under, or made of clips that are given; built in either case."
     from frames_matter.data.build import build_dataset
