@@ -89,8 +89,9 @@ def judge(profile: str | Profile, model: str | Path = "", progress: bool = True)
     encoder = encoder_for(profile, model)
     bundle = encoder.bundle
     rows, video = clip_features(profile, encoder, progress=progress)
-    asked = ask(profile, encoder, progress=False)
-    clips = Known(video, bundle.encode_captions(rows.caption).cpu().float(), asked.videos)
+    text = bundle.encode_captions(rows.caption)
+    asked = ask(profile, encoder, progress=False, text=text)
+    clips = Known(video, text.cpu().float(), asked.videos)
     why_not, judged_clips = why_not_judged(clips.videos), pd.DataFrame()
     if bundle.head is not None:
         why_not = "This model has a head over pairs of clip and caption; training is judged for models without one."
@@ -106,7 +107,7 @@ def judge(profile: str | Profile, model: str | Path = "", progress: bool = True)
         rows,
         table_before(asked),
         confusions(asked),
-        table_shown(profile, encoder, asked, progress),
+        table_shown(profile, encoder, asked, text, progress),
         table_training(judged_clips) if len(judged_clips) else pd.DataFrame(),
         why_not,
         judged_clips,

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from ..base.bars import progress_bar
 from ..base.profiles import Profile
 from .features import Encoder, clip_features
+from ..metrics.retrieval import ranks_of_best
 from ..metrics.stats import comparisons, mean_with_interval
 from ..video.sampling import SAMPLERS
 
@@ -49,7 +51,7 @@ class Answers:
     def ranks(self) -> dict[str, np.ndarray]:
         "By way, t2v and v2t, (N,) the rank of each caption's best clip, and of each clip's best caption."
         ways = {"t2v": self.similarity, "v2t": self.similarity.T}
-        return {way: _best_ranks(similarity, self.said) for way, similarity in ways.items()}
+        return {way: ranks_of_best(similarity, self.said, self.said) for way, similarity in ways.items()}
 
     @property
     def reciprocal(self) -> np.ndarray:
@@ -57,24 +59,12 @@ class Answers:
         return (1 / self.ranks["t2v"] + 1 / self.ranks["v2t"]) / 2
 
 
-_ROWS = 1024  # of a matrix, looked at together
-
-
-def _best_ranks(similarity: np.ndarray, said: np.ndarray) -> np.ndarray:
-    "(N,) the rank of the best of one's own, the others of one's own not counted; ties at the average rank."
-    found = []
-    for start in range(0, len(said), _ROWS):
-        scores, own = similarity[start : start + _ROWS], said[start : start + _ROWS, None] == said
-        best = np.where(own, scores, -np.inf).max(1, keepdims=True)
-        others = np.where(own, -np.inf, scores)
-        found.append(1 + (others > best).sum(1) + (others == best).sum(1) / 2)
-    return np.concatenate(found)
-
-
-def ask(profile: Profile, encoder: Encoder, strategy: str = "uniform", progress: bool = True) -> Answers:
-    "Every caption of a data set with every clip, under the frames that a strategy takes."
+def ask(
+    profile: Profile, encoder: Encoder, strategy: str = "uniform", progress: bool = True, text: Tensor | None = None
+) -> Answers:
+    "Every caption of a data set with every clip, under the frames that a strategy takes; `text`, if it is encoded."
     rows, video = clip_features(profile, encoder, strategy, progress)
-    text = encoder.bundle.encode_captions(rows.caption)
+    text = encoder.bundle.encode_captions(rows.caption) if text is None else text
     return Answers(rows, encoder.bundle.score(video.to(text.device), text).cpu().numpy())
 
 # %% ../../nbs/clips/questions.ipynb #c48ee326
@@ -126,7 +116,9 @@ def frames_asked() -> dict[str, str]:
     return strategies | TIMELESS
 
 
-def table_shown(profile: Profile, encoder: Encoder, uniform: Answers, progress: bool = True) -> pd.DataFrame:
+def table_shown(
+    profile: Profile, encoder: Encoder, uniform: Answers, text: Tensor, progress: bool = True
+) -> pd.DataFrame:
     """What other frames find more than uniform ones, in points of MRR, both ways together.
 
     Returns
@@ -135,6 +127,6 @@ def table_shown(profile: Profile, encoder: Encoder, uniform: Answers, progress: 
         A row for each of `frames_asked`, as `comparisons` gives it.
     """
     shown = progress_bar(list(frames_asked().items()), label="ways to take frames", show=progress)
-    found = {words: ask(profile, encoder, name, progress=False).reciprocal for name, words in shown}
+    found = {words: ask(profile, encoder, name, False, text).reciprocal for name, words in shown}
     pairs = {words: (uniform.reciprocal, reciprocal) for words, reciprocal in found.items()}
     return comparisons(pairs, uniform.videos).rename_axis("frames")
