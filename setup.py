@@ -63,6 +63,7 @@ setup(
     extras_require={
         "dev": lines("dev_requirements"),
         "scale": lines("scale_requirements"),
+        "search": lines("search_requirements"),
         "docs": lines("docs_requirements"),
     },
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{NAME} = {NAME}._modidx:d"]},

@@ -23,6 +23,7 @@ from .base.profiles import register as register
 from .base.profiles import results_dir as results_dir
 from .base.registry import Registry as Registry
 from .base.seeds import seed_everything as seed_everything
+from .clips.find import Finder as Finder
 from .clips.find import Hit as Hit
 from .clips.find import find as find
 from .clips.judge import Judgement as Judgement

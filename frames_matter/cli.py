@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'DataName', 'Rows', 'Rule', 'Candidates',
            'OwnPath', 'Published', 'Name', 'Like', 'Engine', 'RayAddress', 'Target', 'Format', 'ShardSize',
-           'NanoFolder', 'Evenly', 'Queries', 'QueryFile', 'ModelFolder', 'Top', 'AsJson', 'PagePath', 'Judged', 'Keep',
-           'Numbers', 'Sources', 'Seeds', 'OfData', 'FigurePath', 'CHECKS', 'INTERRUPTED', 'help_without_command',
-           'help_or_version', 'command', 'parse_overrides', 'tell_idle', 'reproduce', 'report', 'select', 'summary',
-           'print_cut_captions', 'build', 'export', 'verify', 'pretrain', 'find', 'judge', 'power', 'bench', 'Check',
-           'diagnose', 'doctor', 'run_command', 'main']
+           'NanoFolder', 'Evenly', 'Queries', 'QueryFile', 'ModelFolder', 'Top', 'IsExact', 'AsJson', 'PagePath',
+           'Judged', 'Keep', 'Numbers', 'Sources', 'Seeds', 'OfData', 'FigurePath', 'CHECKS', 'INTERRUPTED',
+           'help_without_command', 'help_or_version', 'command', 'parse_overrides', 'tell_idle', 'reproduce', 'report',
+           'select', 'summary', 'print_cut_captions', 'build', 'export', 'verify', 'pretrain', 'find', 'judge', 'power',
+           'bench', 'Check', 'diagnose', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/cli.ipynb #56a2e55e
 import io
@@ -606,6 +606,14 @@ ModelFolder = Annotated[
     ),
 ]
 Top = Annotated[int, typer.Option("--top", metavar="N", help="Clips for each sentence, at most.")]
+IsExact = Annotated[
+    bool | None,
+    typer.Option(
+        "--exact/--index",
+        help="Score every clip, or look in an index, which may miss some (the extra `search`). Default: exactly, up "
+        "to a million clips.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON, and nothing else, on the standard output.")]
 PagePath = Annotated[
     str, typer.Option("--page", metavar="FILE", help="Write a page of what was found, with its pictures inside.")
@@ -624,6 +632,7 @@ def find(
     data: DataName = "mini",
     model: ModelFolder = "",
     top: Top = 10,
+    exact: IsExact = None,
     json: AsJson = False,
     page: PagePath = "",
 ) -> None:
@@ -635,7 +644,7 @@ def find(
     from frames_matter.clips.find import find as find_clips
     from frames_matter.clips.find import hits_as_json, show_hits, write_gallery
 
-    found = find_clips(asked, data, model, top)
+    found = find_clips(asked, data, model, top, exact)
     _warn_of_model(get_profile(data), model)
     if json:
         print(hits_as_json(asked, found))

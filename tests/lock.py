@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
-EXTRAS = ("dev", "scale")
+EXTRAS = ("dev", "scale", "search")
 OLDEST_PYTHON = "3.10"  # settings.ini's min_python
 UNPINNED = {"yt-dlp": "sites change, and only the newest yt-dlp keeps up with them"}
 HEAD = """\

@@ -18,7 +18,8 @@ from frames_matter.base.profiles import data_dir, get_profile
 from frames_matter.cli import run_command
 from frames_matter.clips import features
 from frames_matter.clips.features import clip_features, encoder_for
-from frames_matter.clips.find import find, write_gallery
+from frames_matter.clips.find import Finder, find, write_gallery
+from frames_matter.clips.nearest import build_index, rank_by_index, rank_exactly
 from frames_matter.data.manifest import load_manifest
 from frames_matter.data.sources import strange_to_model
 from frames_matter.model.heads import FusionTransformer
@@ -123,6 +124,69 @@ def test_interrupted_it_goes_on_where_it_stopped(smoke, monkeypatch):
     first = len(seen)
     rows, _ = clip_features(smoke, encoder, progress=False)
     assert len(seen) - first == len(rows) - 8  # two chunks of four were kept
+
+
+def like_clips(n, seed=0):
+    "Vectors as a model gives them: many of a kind, each a little different."
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.randn(50, 64, generator=generator)
+    which = torch.randint(50, (n,), generator=generator)
+    return kinds[which] + 0.5 * torch.randn(n, 64, generator=generator)
+
+
+def cosine(video, text):
+    return torch.nn.functional.normalize(text, dim=-1) @ torch.nn.functional.normalize(video, dim=-1).T
+
+
+def test_in_parts_it_is_what_it_is_at_once(monkeypatch):
+    video, text = like_clips(1000), like_clips(4, seed=1)
+    video[700:] = video[:300]  # equals, in other parts
+    ordered = cosine(video, text).sort(dim=1, descending=True, stable=True)
+    monkeypatch.setattr("frames_matter.clips.nearest._BLOCK", 64)
+    found = rank_exactly(cosine, video, text, 20)
+    assert [places for _, places in found] == ordered.indices[:, :20].tolist()
+    assert [len(places) for _, places in rank_exactly(cosine, video, text, 5000)] == [1000] * 4
+
+
+@pytest.fixture
+def indexed(tmp_path):
+    pytest.importorskip("lancedb", reason="the extra `search` is not installed")
+    video = like_clips(5000)
+    return video, build_index(video, tmp_path / "features.safetensors")
+
+
+def test_an_index_finds_what_the_product_finds(indexed):
+    video, folder = indexed
+    text = like_clips(50, seed=1)
+    found, exact = rank_by_index(folder, text, 10), rank_exactly(cosine, video, text, 10)
+    shared = sum(len({*ours} & {*truth}) for (_, ours), (_, truth) in zip(found, exact, strict=True))
+    assert shared >= 0.95 * 10 * len(text)
+    assert all(scores == sorted(scores, reverse=True) for scores, _ in found)
+    assert all(abs(cosine(video[[at]], text[[0]]).item() - score) < 1e-5 for score, at in zip(*found[0], strict=True))
+
+
+def test_an_index_is_kept_and_made_anew_of_other_features(indexed, tmp_path):
+    video, folder = indexed
+    (folder / "seen").touch()
+    assert build_index(video, tmp_path / "features.safetensors") == folder and (folder / "seen").is_file()
+    (tmp_path / f"{folder.name}.part").mkdir()  # of a build that was killed
+    other = build_index(video + 1, tmp_path / "features.safetensors")
+    assert other != folder and [path.name for path in tmp_path.glob("*.lancedb*")] == [other.name]
+
+
+def test_a_search_through_an_index_says_the_same(smoke):
+    pytest.importorskip("lancedb", reason="the extra `search` is not installed")
+    exact, by_index = Finder(smoke, progress=False), Finder(smoke, exact=False, progress=False)
+    assert [hit.clip_id for hit in by_index(["a red star"], 5)[0]] == [
+        hit.clip_id for hit in exact(["a red star"], 5)[0]
+    ]
+
+
+def test_without_the_extra_it_says_what_to_do(smoke, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    assert find(["a star"], smoke, top=1, progress=False)[0]
+    with pytest.raises(UserError, match=r"frames_matter\[search\].*--exact"):
+        find(["a star"], smoke, exact=False, progress=False)
 
 
 PUSH = """
