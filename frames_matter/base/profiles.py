@@ -185,6 +185,8 @@ class MachineFields:
         Whether of long videos only the seconds that are needed are fetched, where the site allows it.
     max_bytes
         Of one source video, at most: a fetch that brings more is given up.
+    kept_bytes
+        Of decoded frames that are kept on disk for the next run, at most; the oldest go first. 0: none.
     private_addresses
         Whether rows of your own may name addresses in a private network or on this machine; those of a published
         manifest or of a table on the hub never may.
@@ -206,6 +208,7 @@ class MachineFields:
     per_second: Annotated[float, Meta(ge=0, le=10_000)] = 0.0
     sections: bool = True
     max_bytes: Annotated[int, Meta(ge=1, le=10**15)] = MAX_BYTES
+    kept_bytes: Annotated[int, Meta(ge=0, le=10**15)] = 4 * 2**30
     private_addresses: bool = False
     engine: Literal["threads", "ray"] = "threads"
     address: Line = ""

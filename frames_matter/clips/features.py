@@ -32,7 +32,8 @@ from ..data.manifest import load_manifest
 from ..model.bundle import Bundle, load
 from ..model.preprocessing import preprocess
 from ..model.weights import checkpoint_file, weights_of
-from ..video.frames import read_clip
+from ..video.kept import FrameCache, frame_cache, read_kept
+from ..video.sampling import as_strategy
 
 # %% ../../nbs/clips/features.ipynb #6cef3af5
 @dataclass(frozen=True)
@@ -141,23 +142,24 @@ def _one(frames: np.ndarray, seed: int) -> np.ndarray:
 ALTERATIONS = {"shuffled": _shuffled, "reversed": _reversed, "one": _one}  # what is done to the frames that were taken
 
 
-def _frames_job(job: tuple[str, str, str, int, int, int, str]) -> np.ndarray:
+def _frames_job(job: tuple[str, str, str, int, int, int, str, FrameCache | None]) -> np.ndarray:
     "The frames of one clip, checked to be the file that the manifest means."
-    path, sha, strategy, k, size, seed, resize = job
+    path, sha, strategy, k, size, seed, resize, cache = job
     if not Path(path).is_file():
         raise UserError(f"No clip at {path}; `frames-matter dataset build` makes what is missing again.")
     if file_sha256(path) != sha:
         raise UserError(f"{path} is not the file in the manifest; `frames-matter dataset build` makes it again.")
     name, _, altered = strategy.partition("+")
-    frames = read_clip(path, name, k, size, seed, resize)
+    frames = read_kept(cache, path, sha, as_strategy(name), k, size, seed, resize)
     return ALTERATIONS[altered](frames, seed) if altered else frames
 
 
-def _jobs(rows: pd.DataFrame, bundle: Bundle, strategy: str) -> list[tuple]:
+def _jobs(rows: pd.DataFrame, bundle: Bundle, strategy: str, cache: FrameCache | None) -> list[tuple]:
     config, preset = bundle.model.config, bundle.preset
     name, plus, altered = strategy.partition("+")
     how = preset.strategy_for(name).name + plus + altered, config.num_frames, config.image_size
-    return [(row.path, row.sha256, *how, stable_seed(0, row.clip_id, 0), preset.resize) for row in rows.itertuples()]
+    seeds = {row.path: stable_seed(0, row.clip_id, 0) for row in rows.itertuples()}
+    return [(row.path, row.sha256, *how, seeds[row.path], preset.resize, cache) for row in rows.itertuples()]
 
 
 def _in_chunks(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -186,10 +188,10 @@ def _decoded(jobs: list[tuple], workers: int) -> Iterator[np.ndarray]:
             pool.shutdown(cancel_futures=True)
 
 
-def _encoded(rows: pd.DataFrame, bundle: Bundle, strategy: str, workers: int, progress: bool) -> Iterator[Tensor]:
+def _encoded(rows: pd.DataFrame, bundle: Bundle, strategy: str, profile: Profile, progress: bool) -> Iterator[Tensor]:
     "The features of each clip."
-    jobs = _jobs(rows, bundle, strategy)
-    bar = progress_bar(_decoded(jobs, workers), total=len(jobs), label="encoding clips", show=progress)
+    jobs = _jobs(rows, bundle, strategy, frame_cache(profile))
+    bar = progress_bar(_decoded(jobs, profile.workers), total=len(jobs), label="encoding clips", show=progress)
     for chunk in _in_chunks(bar):
         video = torch.stack([preprocess(clip, bundle.model.config.image_size) for clip in chunk])
         with torch.no_grad():
@@ -249,6 +251,6 @@ def clip_features(
     kept, names = _read(path), _names(rows)
     is_new = ~names.isin(kept.names) & ~names.duplicated()
     if is_new.any():
-        encoded = _encoded(rows[is_new], encoder.bundle, strategy, profile.workers, progress)
+        encoded = _encoded(rows[is_new], encoder.bundle, strategy, profile, progress)
         kept = _add(path, kept, names[is_new], encoded)
     return rows, kept.of(names)

@@ -21,6 +21,7 @@ from ..base.seeds import check_seed, stable_seed
 from .manifest import SPLITS, load_manifest
 from ..model.preprocessing import PRESETS, preprocess
 from ..video.frames import read_clip, read_frames
+from ..video.kept import FrameCache, frame_cache, read_kept
 from ..video.sampling import Strategy, take_frames
 
 # %% ../../nbs/lessons/01_dataset.ipynb #16bd7d6d
@@ -87,7 +88,7 @@ KEEP_BYTES = 2**30  # decoded frames a data set keeps; clips beyond are decoded 
 
 
 class ClipFrames:
-    """Frames of clips, each clip decoded once, as far as `KEEP_BYTES` reach.
+    """Frames of clips, each clip decoded once: kept on disk, or in memory as far as `KEEP_BYTES` reach.
 
     Parameters
     ----------
@@ -99,14 +100,19 @@ class ClipFrames:
         Pixels a side.
     resize : str
         "bilinear" or "bicubic".
+    cache : FrameCache, optional
+        Where they are kept on disk.
     """
 
-    def __init__(self, strategy: Strategy, k: int, size: int, resize: str):
-        self.strategy, self.k, self.size, self.resize = strategy, k, size, resize
+    def __init__(self, strategy: Strategy, k: int, size: int, resize: str, cache: FrameCache | None = None):
+        self.strategy, self.k, self.size, self.resize, self.cache = strategy, k, size, resize, cache
         self._kept: dict[str, np.ndarray] = {}
 
-    def read(self, path: str, seed: int) -> np.ndarray:
-        "uint8 (k, size, size, 3) of a clip; the seed is for strategies that draw."
+    def read(self, row: pd.Series, seed: int) -> np.ndarray:
+        "uint8 (k, size, size, 3) of a clip, a row with its `path`; the seed is for strategies that draw."
+        path, identity = row.path, str(row.get("pictures") or "")
+        if self.cache:
+            return read_kept(self.cache, path, identity, self.strategy, self.k, self.size, seed, self.resize)
         if path not in self._kept:
             if sum(frames.nbytes for frames in self._kept.values()) > KEEP_BYTES:
                 return read_clip(path, self.strategy, self.k, self.size, seed, self.resize)
@@ -132,14 +138,14 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
         train, alignment, test or pool; what others call validation, dev or val is our alignment.
     strategy : str or Strategy
         A name in `SAMPLERS`, or the strategy itself.
-    k : int
-        Frames, T of an item.
-    size : int
-        Pixels a side, H and W of an item.
+    k, size : int
+        Frames, T of an item; pixels a side, H and W of an item.
     seed : int
         Of strategies that draw.
     preprocessing : str
         A name in `PRESETS`: its choice of frames is what "uniform" means, its resizing is every strategy's.
+    cache : FrameCache, optional
+        Where decoded frames are kept; if not given, those of a profile are, and else none.
 
     Raises
     ------
@@ -156,12 +162,13 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
         size: int = 224,
         seed: int = 0,
         preprocessing: str = "demo",
+        cache: FrameCache | None = None,
     ):
         self.rows = _rows_of_split(manifest, split)
         self.preset = choose(preprocessing, PRESETS, "preprocessing")
         self.strategy = self.preset.strategy_for(strategy)
         self.k, self.size, self.seed, self.epoch = k, size, seed, 0
-        self._frames = ClipFrames(self.strategy, k, size, self.preset.resize)
+        self._frames = ClipFrames(self.strategy, k, size, self.preset.resize, cache or _cache_of(manifest))
 
     @property
     def draws(self) -> bool:
@@ -177,10 +184,14 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> dict:
         row = self.rows.iloc[i]
-        frames = self._frames.read(row.path, stable_seed(self.seed, row.clip_id, self.epoch))
+        frames = self._frames.read(row, stable_seed(self.seed, row.clip_id, self.epoch))
         return {"video": preprocess(frames, self.size), "caption": row.caption, "clip_id": row.clip_id}
 
 # %% ../../nbs/lessons/01_dataset.ipynb #83e26f6e
+def _cache_of(manifest):
+    return frame_cache(manifest) if isinstance(manifest, Profile) else None
+
+
 def _rows_of_split(manifest, split):
     "The clips of one split; a `UserError` if there are none."
     if not isinstance(manifest, pd.DataFrame):

@@ -26,6 +26,7 @@ from ..model.tokenizer import assert_same_vocabulary, tokenizer_for
 from ..model.training import Pairs, encode_clips
 from ..model.weights import load_viclip
 from .spec import RunSpec
+from ..video.kept import frame_cache
 from ..world.truth import load_truth, truth_key
 
 # %% ../../nbs/study/splits.ipynb #0295d593
@@ -108,7 +109,8 @@ def truth_of(profile: Profile, rows: pd.DataFrame) -> list[dict[str, Any]]:
 @functools.lru_cache(maxsize=4)
 def _dataset(profile, data, by, deal, split, strategy, k, size):
     rows = _kept_rows(profile, data, by, deal)
-    return VideoCaptionDataset(rows, split, strategy, k, size, preprocessing=profile.preprocessing)
+    cache = frame_cache(profile)
+    return VideoCaptionDataset(rows, split, strategy, k, size, preprocessing=profile.preprocessing, cache=cache)
 
 
 def _clips(dataset):

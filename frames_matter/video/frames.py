@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE_BYTES', 'SMALL_SIZE', 'PART_BYTES', 'RESIZED_BYTES', 'READERS', 'check_size', 'resize', 'VideoFile',
-           'read_frames', 'read_clip', 'clip_facts', 'check_decodes']
+           'read_frames', 'read_small_frames', 'read_clip', 'clip_facts', 'check_decodes']
 
 # %% ../../nbs/video/frames.ipynb #233b88ac
 from collections.abc import Callable
@@ -202,6 +202,11 @@ def read_frames(
     """
     options = dict(size=size if size is None else check_size(size), mode=mode, reader=reader)
     return _of_file(path, lambda video: video[_numbers(video, indices)], **options)
+
+
+def read_small_frames(path: str | Path) -> np.ndarray:
+    "All frames of a file, uint8 (n, 32, 32, 3), as strategies look at them; errors as of `read_frames`."
+    return _of_file(path, VideoFile.small_frames)
 
 
 def _numbers(video, indices):
