@@ -619,7 +619,7 @@ PagePath = Annotated[
     str, typer.Option("--page", metavar="FILE", help="Write a page of what was found, with its pictures inside.")
 ]
 
-
+# %% ../nbs/cli.ipynb #8052dc78
 @command(
     app,
     'frames-matter find "a red star" --data mini',
@@ -654,7 +654,7 @@ def find(
         written = write_gallery(page, asked, found, data)
         print(f"As a page: {written}", file=sys.stderr)
 
-
+# %% ../nbs/cli.ipynb #c9ea347b
 def _warn_of_model(profile: Profile, model: str = "") -> None:
     "Say at the top that a model has never seen anything like these clips, if so."
     if told := strange_to_model(profile, model):

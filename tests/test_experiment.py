@@ -197,6 +197,16 @@ def test_kept_model_comes_back(profile, specs):
     with torch.no_grad():
         scores = pairwise_similarity(head, encode_clips(model, pairs.frames(), batch_size=8), pairs.text)
     assert ranks(scores.numpy(), range(len(scores))).tolist() == record["metrics"]["ranks_t2v"]
+    card = (folder / "README.md").read_text()
+    recall = f"R@1 {record['metrics']['t2v_r1']:.1f} ("
+    assert recall in card and f"seed {spec.seed}" in card and "Apache-2.0" in card and card.startswith("---\nlibrary")
+
+
+def test_a_card_claims_no_recall_of_what_was_judged_by_a_loss(specs):
+    spec = next(s for s in specs if s.protocol == "published" and s.architecture == "cross_attention")
+    run(spec, keep_model=True)
+    card = (model_dir(spec) / "README.md").read_text()
+    assert "says nothing of retrieval" in card and "R@1" not in card
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -94,25 +94,7 @@ class Finder:
         self.index = None if is_exact else build_index(self.video, features_file(profile, encoder))
 
     def __call__(self, queries: Iterable[str], top: int = 10) -> list[list[Hit]]:
-        """The clips that fit sentences best.
-
-        Parameters
-        ----------
-        queries : iterable of str
-            Sentences.
-        top : int
-            Clips for each sentence, at most.
-
-        Returns
-        -------
-        list of list of Hit
-            For each sentence, the best first.
-
-        Raises
-        ------
-        UserError
-            If there is no sentence, one is empty, or `top` is no whole number from 1.
-        """
+        "At most `top` clips for each sentence, the best first; a `UserError` of a sentence that is empty, or of none."
         text = self.bundle.encode_captions(_asked(queries, top))
         if self.index:
             ranked = rank_by_index(self.index, text, top)
@@ -120,7 +102,7 @@ class Finder:
             ranked = rank_exactly(self.bundle.score, self.video, text, top)
         return [_hits(self.rows, scores, places) for scores, places in ranked]
 
-
+# %% ../../nbs/clips/find.ipynb #1a6a4e07
 def find(
     queries: Iterable[str],
     profile: str | Profile = "mini",
@@ -169,7 +151,7 @@ def _asked(queries: Iterable[str], top: int) -> list[str]:
         raise UserError(f"The number of clips to show is a whole number, at least 1, not {top!r}.")
     return queries
 
-
+# %% ../../nbs/clips/find.ipynb #1b03da2c
 def _hits(rows: pd.DataFrame, scores: list[float], places: list[int]) -> list[Hit]:
     found = enumerate(zip(scores, places, strict=True), 1)
     return [_hit(rank, score, rows.iloc[place]) for rank, (score, place) in found]

@@ -26,6 +26,8 @@ from ..labs.tuning import Setting
 from ..metrics.stats import BETTER
 from ..model.adaptation import merge_into_projections
 from ..model.bundle import Bundle
+from ..model.folder import card_text
+from ..model.weights import weights_in_words
 from ..report.writers import markdown
 
 # %% ../../nbs/clips/keep.ipynb #edbbc283
@@ -66,14 +68,6 @@ def keep_model(judgement: Judgement, folder: str | Path) -> Bundle:
     return kept
 
 # %% ../../nbs/clips/keep.ipynb #4cd13f0d
-_USE = """```python
-import frames_matter as fm
-
-model = fm.load("{name}")
-model.similarity(["clip.mp4"], ["a caption"])
-```"""
-
-
 def model_card(judgement: Judgement, way: Way | None, setting: Setting | None, name: str) -> str:
     """The model card: data, method, seeds, scores with intervals, licences.
 
@@ -87,7 +81,6 @@ def model_card(judgement: Judgement, way: Way | None, setting: Setting | None, n
         Of the model.
     """
     n, films = len(judgement.rows), judgement.rows.youtube_id.nunique()
-    weights = judgement.profile.weights
     trained = "Nothing was trained: the model is as it comes, since no way of training was seen to be better."
     if way and setting:
         how = ", ".join(f"{field} {value:g}" for field, value in dataclasses.asdict(setting).items())
@@ -95,21 +88,15 @@ def model_card(judgement: Judgement, way: Way | None, setting: Setting | None, n
             f"Trained: {way.title}, on all {n} clips, with {how}, chosen inside them by cross-validation; multiplied "
             f"into the towers, so that the model is an ordinary ViCLIP."
         )
-    parts = [
-        "---\nlibrary_name: frames_matter\ntags: [video, text-to-video-retrieval, viclip]\n---",
-        f"# {name}",
-        f"A ViCLIP for finding video clips by sentences, adapted to the data set `{judgement.profile.name}`.",
-        _USE.format(name=name),
-        "## Data",
-        f"{n} clips of {films} films. Licence: {source_of(judgement.profile).licence}.",
-        "## Method",
-        f"Weights at the start: {weights}, under the licence they came with. {trained}",
-        f"Judged by {TIMES_DEALT} deals into folds, films whole. {HOW}",
-        "## Scores",
-        say_before(judgement),
-        say_training(judgement),
-        say_what_could_be_seen(judgement),
-        advice(judgement),
-    ]
-    parts += [markdown(table) for title, table in tables_of(judgement).items() if title != "Which frames"]
-    return "\n\n".join(filter(None, [*parts, judgement.warning])) + "\n"
+    tables = [markdown(table) for title, table in tables_of(judgement).items() if title != "Which frames"]
+    said = [say(judgement) for say in (say_before, say_training, say_what_could_be_seen, advice)]
+    summary = f"A ViCLIP for finding video clips by sentences, adapted to the data set `{judgement.profile.name}`."
+    sections = {
+        "Data": [f"{n} clips of {films} films. Licence: {source_of(judgement.profile).licence}."],
+        "Method": [
+            f"{weights_in_words(judgement.profile.weights)} {trained}",
+            f"Judged by {TIMES_DEALT} deals into folds, films whole. {HOW}",
+        ],
+        "Scores": [*said, *tables, judgement.warning],
+    }
+    return card_text(name, summary, sections)

@@ -110,7 +110,7 @@ def _batches(video: Tensor) -> Iterator[Any]:
         yield pa.RecordBatch.from_arrays(columns, names=[_PLACE, _VECTOR])
         start += len(vectors)
 
-
+# %% ../../nbs/clips/nearest.ipynb #157508ec
 def build_index(video: Tensor, beside: str | Path) -> Path:
     """An index of clips, as it is there or made anew.
 
@@ -151,7 +151,7 @@ def _write_index(folder: Path, video: Tensor) -> None:
     table = _lancedb().connect(folder).create_table(_TABLE, data=_batches(video))
     table.create_index(_VECTOR, config=IvfSq(distance_type="cosine"))
 
-
+# %% ../../nbs/clips/nearest.ipynb #ab5c3b25
 def rank_by_index(folder: str | Path, text: Tensor, top: int) -> Ranked:
     """The clips that fit each sentence best, of those that an index finds.
 

@@ -35,6 +35,7 @@ from frames_matter.report.tables import (
     ZERO_SHOT,
     cells_of,
     in_order,
+    is_beside_study,
     published_losses,
     recall,
     runs_with,
@@ -73,12 +74,14 @@ def _curves_of_study(phase: str, protocol: str, loss: str, other: str) -> list[d
 def _panels(runs: pd.DataFrame, phase: str, columns: list[str]) -> dict[tuple[str, str], list[tuple]]:
     "Rows by protocol and loss, each with the runs of every column, ours and the study's; no row in which nothing is."
     field, _ = VARIES[phase]
-    losses = in_order([*(loss for loss, _ in published_losses(phase)), *runs.loss], LOSSES)
+    with_study = is_beside_study(runs)
+    losses = in_order([*(loss for loss, _ in published_losses(phase) if with_study), *runs.loss], LOSSES)
     rows = {}
     for protocol, loss in [(protocol, loss) for protocol in PROTOCOL_NAMES for loss in losses]:
         own = runs_with(runs, protocol=protocol, loss=loss)
-        row = [(runs_with(own, **{field: c}), _curves_of_study(phase, protocol, loss, c)) for c in columns]
-        if any(len(of_cell) or of_study for of_cell, of_study in row):
+        of_study = [_curves_of_study(phase, protocol, loss, c) if with_study else [] for c in columns]
+        row = [(runs_with(own, **{field: c}), curves) for c, curves in zip(columns, of_study, strict=True)]
+        if any(len(of_cell) or curves for of_cell, curves in row):
             rows[protocol, loss] = row
     return rows
 
@@ -87,7 +90,7 @@ def _column_title(name: str, phase: str) -> str:
     return name.replace("_", " ") if phase == "second_improvement" else title_of(name, HEADS)
 
 
-def _label_curves(fig: MatplotlibFigure, axes: np.ndarray, rows: list, titles: list[str]) -> None:
+def _label_curves(fig: MatplotlibFigure, axes: np.ndarray, rows: dict, titles: list[str]) -> None:
     "What rows and columns are, on the first panel of each that is shown."
     for (protocol, loss), line in zip(rows, axes, strict=True):
         first = next(ax for ax in line if ax.get_visible())
@@ -99,7 +102,8 @@ def _label_curves(fig: MatplotlibFigure, axes: np.ndarray, rows: list, titles: l
         shown[-1].set_xlabel("epoch")
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     handles = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in CURVES.values()]
-    handles.append(Line2D([], [], color=COLOURS["grey"], lw=0.8, ls="--", label="the study's own runs"))
+    if any(of_study for row in rows.values() for _, of_study in row):
+        handles.append(Line2D([], [], color=COLOURS["grey"], lw=0.8, ls="--", label="the study's own runs"))
     fig.legend(handles=handles, loc="outside upper right", ncols=3)
 
 # %% ../../nbs/report/figures.ipynb #f1600002
@@ -133,7 +137,7 @@ def plot_curves(
         for ax, (own, of_study) in zip(line, of_row, strict=True):
             ax.set_visible(bool(len(own) or of_study))
             _draw_curves(ax, own, of_study)
-    _label_curves(fig, axes, list(panels), [_column_title(column, phase) for column in columns])
+    _label_curves(fig, axes, panels, [_column_title(column, phase) for column in columns])
     return fig
 
 # %% ../../nbs/report/figures.ipynb #f1600004
@@ -170,7 +174,7 @@ def _rows_of_dots(strategies: list[str], losses: list[str]) -> Iterator[tuple[st
 
 def _by_loss(ax: Axes, runs: pd.DataFrame, rows: list[str], losses: list[str]) -> None:
     "The study's measure of every run, with a bar for what the study printed."
-    printed = published_losses("second_improvement")
+    printed = published_losses("second_improvement") if is_beside_study(runs) else {}
     for loss, strategy, y, colour in _rows_of_dots(rows, losses):
         values = runs_with(runs, protocol="published", loss=loss, sampling=strategy).alignment_loss
         _dots(ax, values.clip(lower=FLOOR), y, colour, alpha=0.75, clip_on=False)
@@ -179,7 +183,7 @@ def _by_loss(ax: Axes, runs: pd.DataFrame, rows: list[str], losses: list[str]) -
     log_axis(ax.xaxis)
     ax.set(
         title="The study's measure: alignment loss, low is good",
-        xlabel="loss, published protocol; dot = our run, bar = the study's",
+        xlabel="loss, published protocol; dot = our run" + (", bar = the study's" if printed else ""),
         yticks=range(len(rows)),
         yticklabels=[strategy.replace("_", " ") for strategy in rows],
         ylim=(len(rows) - 0.4, -0.6),
@@ -248,17 +252,17 @@ GAP_DOTS = {  # metric -> in words, colour, place beside the row
 
 def _gap_panel(ax: Axes, runs: pd.DataFrame, protocol: str, rows: list[tuple[str, str]]) -> None:
     "The gap of every run under one protocol; a bar for what the study printed, of the mean negative."
-    printed = published()["headline"]["cosine_gap"]
+    printed = published()["headline"]["cosine_gap"] if protocol == "published" and is_beside_study(runs) else {}
     for y, (loss, architecture) in enumerate(rows):
         cell = runs_with(runs, protocol=protocol, loss=loss, architecture=architecture)
         for metric, (_, colour, beside) in GAP_DOTS.items():
             _dots(ax, cell.get(metric, pd.Series(dtype=float)), y + beside, colour, size=6, alpha=0.8)
-        if protocol == "published" and loss in printed:
+        if loss in printed:
             _, colour, beside = GAP_DOTS["cosine_gap_mean"]
             ax.plot(printed[loss], y + beside, "|", color=colour, ms=13, mew=2)
     ax.axvline(0, color=COLOURS["grey"], lw=0.8, ls=":", zorder=0)
     ax.set(
-        title=f"{protocol} protocol" + (" (bar = the study's value)" if protocol == "published" else ""),
+        title=f"{protocol} protocol" + (" (bar = the study's value)" if printed else ""),
         xlabel="cosine gap, one dot a run",
         yticks=range(len(rows)),
         yticklabels=[f"{title_of(loss, LOSSES)}, {title_of(head, HEADS)}" for loss, head in rows],
@@ -527,7 +531,8 @@ def study_figures(runs: str | Profile | pd.DataFrame = "mini", profile: str | Pr
         "What each strategy sees of one clip. Blue: frames taken. Orange: when the passing event of the caption can be "
         "seen, and frames that show it."
     )
-    curves = "Loss by epoch, {} improvement: mean and range over seeds; dashed: the study's own runs."
+    beside = "; dashed: the study's own runs" if is_beside_study(runs) else ""
+    curves = f"Loss by epoch, {{}} improvement: mean and range over seeds{beside}."
     cosines = "Zero-shot cosines of every caption with every clip of the final evaluation."
     gap = "Cosine gap of every run of the first improvement."
     second = "second_improvement"

@@ -10,7 +10,8 @@ __all__ = ['PROTOCOL_NAMES', 'ZERO_SHOT', 'FIRST', 'SECOND', 'VARIES', 'WAYS', '
            'source_videos', 'with_ranks', 'recall', 'mrr', 'mean_of', 'spread_columns', 'recall_columns',
            'sound_recalls', 'table_of', 'show', 'table_zero_shot', 'table_alignment', 'table_gap', 'table_sampling',
            'models_of', 'table_retrieval', 'table_foils', 'foil_kinds', 'questions_of', 'beside', 'compared',
-           'show_comparisons', 'in_p', 'table_comparisons', 'counted', 'study_tables', 'table_setup', 'setup_tables']
+           'show_comparisons', 'in_p', 'table_comparisons', 'counted', 'study_tables', 'is_beside_study', 'table_setup',
+           'setup_tables']
 
 # %% ../../nbs/report/tables.ipynb #481346a0
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -764,9 +765,13 @@ def study_tables(runs: str | Profile | pd.DataFrame = "mini") -> list[Table]:
     """
     runs = as_runs(runs)
     makers = (_zero_shot, _alignment, _sampling, _gap, _foils, _retrieval, _comparisons)
-    is_beside_study = all(source_of(as_profile(name)).is_beside_study for name in runs.profile.unique())
-    made = (make(runs) if is_beside_study else _without_study(make(runs)) for make in makers)
+    made = (make(runs) if is_beside_study(runs) else _without_study(make(runs)) for make in makers)
     return [table for table in made if table.numbers.size]
+
+
+def is_beside_study(runs: pd.DataFrame) -> bool:
+    "Whether the study's numbers belong beside runs: not beside those on clips of one's own."
+    return all(source_of(as_profile(name)).is_beside_study for name in runs.profile.unique())
 
 
 def _without_study(table: Table) -> Table:

@@ -49,6 +49,7 @@ from frames_matter.model.compute import (
 )
 from ..model.folder import save_folder
 from ..model.tokenizer import tell_of_cut_captions
+from .card import run_card
 from .measure import Outcome, Run, train_and_measure
 from .spec import RunSpec
 from .splits import rows_of
@@ -113,10 +114,11 @@ def model_dir(spec: RunSpec) -> Path:
     return results_dir(spec.resolved_profile()) / "models" / spec.hash
 
 
-def _keep(spec, model, head):
+def _keep(spec, model, head, record):
     architecture = "viclip" if head is None else spec.architecture
     preprocessing = spec.resolved_profile().preprocessing
-    save_folder(model_dir(spec), model, head, architecture, preprocessing, {"spec": spec.identity})
+    card = run_card(spec, record, spec.hash)
+    save_folder(model_dir(spec), model, head, architecture, preprocessing, {"spec": spec.identity}, card)
 
 # %% ../../nbs/study/runner.ipynb #f72a778b
 Procedure = Callable[[RunSpec, Run], Outcome]
@@ -156,7 +158,7 @@ def run(spec: RunSpec, procedure: Procedure = train_and_measure, keep_model: boo
     procedure : callable
         What is done, `(spec, run) -> Outcome`; a laboratory has its own.
     keep_model : bool
-        Save the fine-tuned model in `model_dir(spec)`.
+        Save the fine-tuned model in `model_dir(spec)`, with a card.
 
     Returns
     -------
@@ -178,7 +180,7 @@ def run(spec: RunSpec, procedure: Procedure = train_and_measure, keep_model: boo
     record = _record(spec, this_run, outcome, time.time() - start)
     if process_rank_and_count()[0] == 0:
         if keep_model:
-            _keep(spec, outcome.model, outcome.head)
+            _keep(spec, outcome.model, outcome.head, record)
         store(spec.resolved_profile(), record)
         _remember_sources(spec, this_run.final.name)
     return record
