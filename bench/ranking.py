@@ -1,0 +1,94 @@
+"""Ranks of 10,000 captions and clips both ways: counted, as the package does it, beside sorting; and of 100,000, from
+their features alone, beside the matrix product without any ranks.
+
+    frames-matter bench ranking
+"""
+
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+from _measure import in_turns, load, rows_of, write_record
+from _script import run_script
+from scipy.stats import rankdata
+
+from frames_matter.base.errors import UserError
+from frames_matter.metrics.ranking import _TILE, feature_ranks, matrix_ranks
+
+N, ROUNDS = 10_000, 3
+MANY, WIDTH = 100_000, 256
+
+
+def drawn(n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    "Features of clips, and of captions that fit them more or less."
+    rng = np.random.default_rng(0)
+    video = rng.standard_normal((n, width), np.float32)
+    return video, video + 2 * rng.standard_normal((n, width), np.float32)
+
+
+def by_argsort(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "The place of the true one in each row sorted, and in each column; ties fall as they fall."
+    n = np.arange(len(scores))
+    return tuple((np.argsort(-of, axis=1) == n[:, None]).argmax(1) + 1 for of in (scores, scores.T))
+
+
+def by_rankdata(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "SciPy's ranks, of which the diagonal is taken; ties as their mean."
+    return tuple(rankdata(-of, axis=1).diagonal() for of in (scores, scores.T))
+
+
+def both_ways() -> dict[str, object]:
+    "The matrix of 10,000, by every way."
+    video, text = drawn(N, WIDTH)
+    scores, true = text @ video.T, np.arange(N)
+    ways = {"counting": matrix_ranks, "full argsort": by_argsort, "SciPy's rankdata": by_rankdata}
+    ways = {name: way if name != "counting" else lambda s: matrix_ranks(s, true) for name, way in ways.items()}
+    found = {name: way(scores) for name, way in ways.items()}
+    for name, ranks in found.items():
+        if not all(np.array_equal(ours, theirs) for ours, theirs in zip(found["counting"], ranks, strict=True)):
+            raise UserError(f"Counting and {name} give other ranks: nothing to compare.")
+    times = in_turns({name: lambda way=way: way(scores) for name, way in ways.items()}, ROUNDS)
+    return rows_of(times, "counting")
+
+
+def product_alone(video: np.ndarray, text: np.ndarray) -> None:
+    "The same tiles, multiplied and thrown away."
+    for row in range(0, len(text), _TILE):
+        for column in range(0, len(video), _TILE):
+            text[row : row + _TILE] @ video[column : column + _TILE].T
+
+
+def at_scale() -> None:
+    "Print seconds of 100,000 from features and of their product alone, and the peak memory of the former in GB."
+    video, text = drawn(MANY, WIDTH)
+    start = time.perf_counter()
+    feature_ranks(video, text, np.arange(MANY))
+    ours = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    start = time.perf_counter()
+    product_alone(video, text)
+    print(ours, time.perf_counter() - start, peak)
+
+
+def main() -> None:
+    before = load()
+    said = subprocess.run([sys.executable, __file__, "at scale"], capture_output=True, text=True, check=True).stdout
+    ours, product, peak = map(float, said.split())
+    parts = {
+        "what": f"ranks both ways of {N:,} captions and clips, float32, {ROUNDS} rounds in turns",
+        "ways": both_ways(),
+        "from_features": {
+            "what": f"{MANY:,} captions by {MANY:,} clips of width {WIDTH}, in a process of its own, once",
+            "seconds": round(ours, 2),
+            "product_alone": round(product, 2),
+            "share_of_its_speed": round(product / ours, 3),
+            "peak_gb": round(peak, 2),
+        },
+    }
+    write_record("ranking", parts, ("numpy", "scipy"), before)
+
+
+if __name__ == "__main__":
+    at_scale() if sys.argv[1:] == ["at scale"] else run_script(main)
