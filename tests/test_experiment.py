@@ -1,5 +1,6 @@
 """The experiment runner: the same numbers however it is run, and nothing lost when it is killed."""
 
+import errno
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from frames_matter.study.measure import Outcome
 from frames_matter.study.runner import model_dir, run, run_all
 from frames_matter.study.spec import RunSpec
 from frames_matter.study.splits import FinalSplit, pairs_of
-from frames_matter.study.store import finished, read_records, runs_path
+from frames_matter.study.store import finished, read_records, runs_path, settle, store
 
 OVERRIDES = dict(epochs_first=2, epochs_second=1)
 
@@ -116,7 +117,7 @@ def test_damage_that_no_crash_makes_is_an_error_for_everybody(profile, specs, da
     try:
         for content, line in ((first + b"\n" + damage + b"\n" + rest, 2), (whole + damage + b"\n", len(specs) + 1)):
             path.write_bytes(content)
-            for ask in (lambda: read_records(path), lambda: finished(profile), lambda: run(specs[0])):
+            for ask in (lambda: read_records(path), lambda: finished(profile), lambda: run_all(specs, progress=False)):
                 with pytest.raises(UserError) as e:
                     ask()
                 assert f"Line {line} of {path} is damaged; delete that line" in str(e.value)
@@ -125,6 +126,37 @@ def test_damage_that_no_crash_makes_is_an_error_for_everybody(profile, specs, da
         assert len(read_records(path)) == len(specs)
     finally:
         path.write_bytes(whole)
+
+
+def test_a_run_is_added_in_constant_time_and_a_set_of_runs_is_put_in_order(profile, specs):
+    "A run that is stored writes its own line and touches no other; two of one run count as the last of them."
+    run_all(specs, workers=2, progress=False)
+    path = runs_path(profile)
+    whole = path.read_bytes()
+    try:
+        records = read_records(path)
+        store(profile, records[0] | {"seconds": 1.5})
+        added = path.read_bytes()
+        assert added.startswith(whole) and added[len(whole) :].count(b"\n") == 1
+        assert [r["seconds"] for r in read_records(path)] == [1.5, *(r["seconds"] for r in records[1:])]
+        settle(profile)
+        assert path.read_bytes().count(b"\n") == len(specs) and read_records(path)[0]["seconds"] == 1.5
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_disk_that_takes_half_a_line_leaves_the_file_as_it_was(profile, specs, monkeypatch):
+    run_all(specs, workers=2, progress=False)
+    path = runs_path(profile)
+    whole = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        store(profile, read_records(path)[0])
+    assert path.read_bytes() == whole
 
 
 def test_reading_results_loads_no_torch():

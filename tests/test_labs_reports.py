@@ -313,6 +313,7 @@ def loss_records(harm_of_control=0.2):
 def test_losses(store):
     lone = loss_record("none", "infonce", 0, 0.0)
     lone["spec"] |= {"k": 4}  # another set-up, finished later: it empties no table
+    lone["spec_hash"] = "another"
     folder = store([*loss_records(), lone | {"finished": "2026-02-02"}])
     runs = losses.LOSS_LABORATORY.load("mini")
     found = losses.table_losses(runs)

@@ -53,7 +53,7 @@ from .card import run_card
 from .measure import Outcome, Run, train_and_measure
 from .spec import RunSpec
 from .splits import rows_of
-from .store import finished, remember_sources, store, store_lock
+from .store import finished, remember_sources, settle, store, store_lock
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/study/runner.ipynb #6d000002
@@ -371,4 +371,6 @@ def run_all(
         for record in _records_of(todo, procedure, workers):
             done[record["spec_hash"]] = record
             bar.update()
+    if todo:
+        settle(profile)
     return [done[s.hash] for s in specs]
