@@ -41,7 +41,7 @@ def run_card(spec: RunSpec, record: dict[str, Any], name: str) -> str:
     head = HEADS[spec.architecture].title
     method = (
         f"{head}, loss {spec.loss}, frames by `{spec.sampling}`, {spec.k} of {spec.image_size} pixels a side, "
-        f"{spec.epochs} epochs in batches of {spec.batch_size}, learning rate {spec.learning_rate:g}, temperature "
+        f"epochs: {spec.epochs}, batches of {spec.batch_size}, learning rate {spec.learning_rate:g}, temperature "
         f"{spec.temperature:g}, seed {spec.seed}, by the {spec.protocol} protocol."
     )
     summary = f"A ViCLIP for finding video clips by sentences, trained on the data set `{profile.name}`."
@@ -72,4 +72,5 @@ def _scores(spec: RunSpec, record: dict[str, Any]) -> list[str]:
 
 def _with_interval(measure: str, scores: np.ndarray, films: Any) -> str:
     mean, low, high = mean_with_interval(scores, films)
-    return f"{measure} {mean:.1f} ({low:.1f} to {high:.1f})"
+    interval = "no interval of so few films" if np.isnan(low) else f"{low:.1f} to {high:.1f}"
+    return f"{measure} {mean:.1f} ({interval})"
