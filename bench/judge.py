@@ -17,9 +17,16 @@ from frames_matter.base.files import atomic_write, project_root
 from frames_matter.base.profiles import get_profile
 from frames_matter.base.seeds import stable_seed
 from frames_matter.clips.features import clip_features, encoder_for
-from frames_matter.clips.training import TIMES_DEALT, WAYS_TO_ADAPT, Known, cosines, judge_once, table_training
+from frames_matter.clips.training import (
+    TIMES_DEALT,
+    WAYS_TO_ADAPT,
+    Known,
+    cosines,
+    judge_once,
+    reciprocals,
+    table_training,
+)
 from frames_matter.data.build import build_dataset
-from frames_matter.metrics.retrieval import ranks
 from frames_matter.metrics.stats import BETTER, SAME, UNDECIDED, WORSE
 
 DRAWS, CLIPS = 20, 30
@@ -44,15 +51,10 @@ def drawn_places(clips: Known, draw: int) -> np.ndarray:
     return np.sort(places[:CLIPS])
 
 
-def reciprocal(similarity) -> float:
-    n = range(len(similarity))
-    return float((1 / ranks(similarity.numpy(), n) + 1 / ranks(similarity.T.numpy(), n)).mean() / 2)
-
-
 def true_gain(drawn: Known, others: Known, draw: int) -> float:
     "What training on the draw finds more on all clips of other films, in points of MRR."
     adapted, _ = WAYS_TO_ADAPT[WAY](drawn, stable_seed("truth", draw) % 2**31)
-    return 100 * (reciprocal(adapted.similarity(others)) - reciprocal(cosines(others)))
+    return 100 * float((reciprocals(adapted.similarity(others)) - reciprocals(cosines(others))).mean())
 
 
 def judged_draw(clips: Known, draw: int, is_noise: bool) -> dict:

@@ -83,7 +83,7 @@ def test_held_out_clips_are_told_from_one_another_alone():
 def test_a_source_video_is_never_on_both_sides():
     clips = made_up(24)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_reciprocal", lambda similarity: np.ones(len(similarity)))
+        patch.setattr(training, "reciprocals", lambda similarity: np.ones(len(similarity)))
         for folds in (training.grouped_folds(clips.videos, 3, seed) for seed in range(5)):
             for held in folds:
                 rest = clips.without(held)
