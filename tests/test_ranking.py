@@ -1,4 +1,5 @@
-"""Ranks by counting are those of sorting, whatever the form, the precision and the ties; nDCG is scikit-learn's."""
+"""Ranks by counting are those of sorting, whatever the form, the precision and the ties; nDCG is scikit-learn's; all
+pairs at once through a head are what the head makes of each."""
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from frames_matter.metrics.retrieval import (
     retrieval_metrics,
     retrieval_metrics_of_features,
 )
+from frames_matter.model.heads import FusionTransformer
+from frames_matter.model.training import pairwise_similarity
 
 
 def sorted_ranks(scores, true):
@@ -111,3 +114,30 @@ def test_ndcg_is_scikit_learn_s(kind, k):
     relevance[0] = 0  # of which nothing is true
     theirs = [100 * ndcg_score(r[None], s[None], k=k) for r, s in zip(relevance, scores, strict=True)]
     np.testing.assert_allclose(ndcg_each(scores, relevance, k), theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim, layers, heads", [(32, 1, 8), (64, 4, 8), (48, 2, 3)])
+@pytest.mark.parametrize("clips, captions", [(1, 1), (5, 3), (3, 70)])
+def test_every_pair_is_what_the_encoder_makes_of_each(dim, layers, heads, clips, captions):
+    "Of a fusion transformer whose parameters are not those of its start."
+    torch.manual_seed(0)
+    fusion = FusionTransformer(dim, layers, heads)
+    for parameter in fusion.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    video, text = torch.randn(clips, dim), torch.randn(captions, dim)
+    shape = captions, clips, dim
+    with torch.no_grad():
+        slow = fusion.eval()(video.expand(shape), text[:, None].expand(shape))
+        for fast, of in zip(fusion.every_pair(video, text), slow, strict=True):
+            torch.testing.assert_close(fast, of, atol=2e-5, rtol=0)
+        expected = torch.nn.functional.cosine_similarity(*slow, dim=-1)
+        torch.testing.assert_close(pairwise_similarity(fusion, video, text, chunk=7), expected, atol=2e-5, rtol=0)
+
+
+def test_dropout_and_gradients_go_the_long_way():
+    fusion = FusionTransformer(32)
+    video, text = torch.randn(4, 32), torch.randn(3, 32)
+    assert pairwise_similarity(fusion, video, text).requires_grad
+    with torch.no_grad():
+        drawn = [pairwise_similarity(fusion.train(), video, text) for _ in range(2)]
+    assert not drawn[0].equal(drawn[1])

@@ -8,6 +8,7 @@ __all__ = ['CrossAttention', 'FusionTransformer']
 # %% ../../nbs/model/heads.ipynb #5cde1aec
 import torch
 from torch import nn
+from torch.nn.functional import linear, relu_
 
 from ..base.errors import UserError
 
@@ -78,3 +79,47 @@ class FusionTransformer(nn.Module):
         pairs = torch.stack([video, text], -2)  # (..., 2, D)
         fused = self.encoder(pairs.reshape(-1, 2, pairs.shape[-1]))  # (pairs, 2, D)
         return fused.reshape(pairs.shape).unbind(-2)
+
+    @torch.no_grad()
+    def every_pair(self, video: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` makes of every caption with every clip, without dropout; faster, to a rounding the same.
+
+        Parameters
+        ----------
+        video, text : torch.Tensor
+            (M, D) clips and (N, D) captions.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            (N, M, D) clips and captions.
+        """
+        first, *others = self.encoder.layers
+        tokens = _all_pairs(video, text)
+        # what the first layer projects is of a clip or of a caption alone, not of a pair
+        tokens = _layer(first, tokens, _all_pairs(_projected(first, video), _projected(first, text)))
+        for layer in others:
+            tokens = _layer(layer, tokens, _projected(layer, tokens))
+        return tokens.view(2, len(text), *video.shape).unbind()
+
+# %% ../../nbs/model/heads.ipynb #2629cf3b
+def _all_pairs(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    "(M, D) and (N, D) to (2, N M, D): the clips of all pairs, and the captions."
+    shape = len(text), *video.shape
+    return torch.stack([video.expand(shape), text[:, None].expand(shape)]).flatten(1, 2)
+
+
+def _projected(layer: nn.TransformerEncoderLayer, tokens: torch.Tensor) -> torch.Tensor:
+    "Queries, keys and values (..., 3 D) of tokens (..., D)."
+    return linear(tokens, layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias)
+
+
+def _layer(layer: nn.TransformerEncoderLayer, tokens: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
+    "A layer of the encoder on tokens (2, pairs, D), as `nn.TransformerEncoderLayer` does it."
+    attention = layer.self_attn
+    queries, keys, values = projected.unflatten(-1, (3, attention.num_heads, attention.head_dim)).unbind(2)
+    # of two tokens the softmax is a sigmoid: how much more a token looks at the clip than at the caption
+    looks = (queries * (keys[0] - keys[1])).sum(-1, keepdim=True).mul_(attention.head_dim**-0.5).sigmoid_()
+    seen = torch.addcmul(values[1], looks, values[0] - values[1]).flatten(-2)
+    tokens = layer.norm1(attention.out_proj(seen).add_(tokens))
+    return layer.norm2(layer.linear2(relu_(layer.linear1(tokens))).add_(tokens))

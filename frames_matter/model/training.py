@@ -35,14 +35,15 @@ from .viclip import ViCLIP
 
 # %% ../../nbs/model/training.ipynb #30a3379f
 def pairwise_similarity(
-    head: nn.Module | None, video: torch.Tensor, text: torch.Tensor, chunk: int = 1024
+    head: nn.Module | None, video: torch.Tensor, text: torch.Tensor, chunk: int = 512
 ) -> torch.Tensor:
     """Score every caption against every clip through the head.
 
     Parameters
     ----------
     head : nn.Module or None
-        (video, text) -> (video', text') over pairs; None: the plain cosine.
+        (video, text) -> (video', text') over pairs; None: the plain cosine. One that has `every_pair` is asked for
+        all of them at once, where neither dropout nor a gradient is wanted.
     video : torch.Tensor
         (M, D) clips.
     text : torch.Tensor
@@ -58,9 +59,12 @@ def pairwise_similarity(
     video, text = at_least_float32(video), at_least_float32(text)
     if head is None:
         return normalize(text, dim=-1) @ normalize(video, dim=-1).T
-    rows = []
+    rows, at_once = [], hasattr(head, "every_pair") and not head.training and not torch.is_grad_enabled()
     for part in text.split(max(1, chunk // len(video))):  # (n, D)
-        v, t = head(video.expand(len(part), *video.shape), part[:, None].expand(-1, *video.shape))  # (n, M, D) each
+        if at_once:
+            v, t = head.every_pair(video, part)  # (n, M, D) each
+        else:
+            v, t = head(video.expand(len(part), *video.shape), part[:, None].expand(-1, *video.shape))
         rows.append((normalize(v, dim=-1) * normalize(t, dim=-1)).sum(-1))  # (n, M)
     return torch.cat(rows)
 
