@@ -13,7 +13,7 @@ comma := ,
 quote = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test quick fix report notebooks docs wheel lock clean
+.PHONY: help setup reproduce test quick fix report notebooks docs bench wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ notebooks: $(READY) ## run every notebook in place, keep the outputs, clean; the
 
 docs: $(READY) ## the site, into _docs/
 	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v quarto >/dev/null || $(BIN)/python -m pip install --quiet -e '.[docs]' -c $(CONSTRAINTS); nbdev-docs
+
+bench: $(READY) ## every benchmark, each beside its peer, into results/bench (an hour or more; one: frames-matter bench NAME)
+	@$(BIN)/frames-matter bench
 
 wheel: $(READY) ## the package, into dist/
 	@$(BIN)/python -m build --outdir dist .

@@ -1,4 +1,4 @@
-"What benchmarks of this folder share: ways measured in turns, and the form of a record; none itself, as its name says."
+"What benchmarks of this folder share: ways measured in turns, the form of a record, the page; none itself."
 
 import gc
 import json
@@ -6,10 +6,17 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
+from typing import Any
 
-from frames_matter.base.files import atomic_write, project_root
+import matplotlib.pyplot as plt
+
+from frames_matter.base.files import atomic_path, atomic_write, project_root
+from frames_matter.report.style import COLOURS
+
+OURS = "frames_matter"  # among the ways of a stage
+FOLDER = project_root() / "results" / "bench"
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -24,17 +31,34 @@ def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     return times
 
 
-def rows_of(times: Mapping[str, list[float]], ours: str) -> dict[str, dict[str, float]]:
-    "Median, fastest and slowest of each way, and how many times ours its median is."
-    own = statistics.median(times[ours])
+def stage(
+    name: str, times: Mapping[str, list[float]], limit: Mapping[str, list[float]] | None = None
+) -> dict[str, Any]:
+    """A row of the page: what was done, and what each way of doing it took.
+
+    Parameters
+    ----------
+    name : str
+        What was done.
+    times : mapping
+        Way -> its seconds, `OURS` among them.
+    limit : mapping, optional
+        The one thing that cannot be had for less, in words -> its seconds.
+    """
+    own = statistics.median(times[OURS])
+    rows = {way: _row(of, own) for way, of in [*times.items(), *(limit or {}).items()]}
+    return {"stage": name, "ways": {way: rows[way] for way in times}} | (
+        {"limit": {way: rows[way] for way in limit}} if limit else {}
+    )
+
+
+def _row(seconds: list[float], own: float) -> dict[str, float]:
+    median = statistics.median(seconds)
     return {
-        name: {
-            "seconds": round(statistics.median(of), 5),
-            "fastest": round(min(of), 5),
-            "slowest": round(max(of), 5),
-            "times_ours": round(statistics.median(of) / own, 2),
-        }
-        for name, of in times.items()
+        "seconds": round(median, 6),
+        "fastest": round(min(seconds), 6),
+        "slowest": round(max(seconds), 6),
+        "times_ours": round(median / own, 3),
     }
 
 
@@ -43,15 +67,94 @@ def load() -> float:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
-def write_record(name: str, parts: Mapping[str, object], packages: tuple[str, ...], load_before: float) -> None:
-    "Keep what was measured in results/bench, with the machine and the versions, and print it."
+def write_record(
+    name: str,
+    what: str,
+    stages: list[dict],
+    packages: Iterable[str],
+    load_before: float,
+    keep: bool = True,
+    **more: object,
+) -> None:
+    "Print what was measured, with the machine and the versions; keep it in results/bench, and write the page anew."
     record = {
         "command": f"frames-matter bench {name}",
-        **parts,
+        "what": what,
+        "stages": stages,
+        **more,
         "versions": {"python": platform.python_version()} | {of: metadata.version(of) for of in packages},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load": {"before": load_before, "after": load()},
     }
-    text = json.dumps(record, indent=1)
-    atomic_write(project_root() / "results" / "bench" / f"{name}.json", text + "\n")
-    print(text)
+    print(json.dumps(record, indent=1))
+    if keep:
+        atomic_write(FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        write_page()
+
+
+# --- the page ---
+
+
+def records() -> list[dict]:
+    "Those of the folder that have stages, by name."
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
+    return [record for record in read if "stages" in record]
+
+
+def shown(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def write_page() -> None:
+    "results/bench/README.md: a table of every stage, and the figure."
+    lines = ["| stage | ours | fastest to slowest | beside it, in times ours | the limit, in times ours |"]
+    lines.append("| --- | ---: | ---: | --- | --- |")
+    for record in records():
+        for of in record["stages"]:
+            own = of["ways"][OURS]
+            spread = f"{shown(own['fastest'])} to {shown(own['slowest'])}"
+            cells = [of["stage"], shown(own["seconds"]), spread, _told(of["ways"]), _told(of.get("limit", {}))]
+            lines.append(f"| {' | '.join(cells)} |")
+    commands = [f"- `{record['command']}`: {record['what']}. {_circumstances(record)}" for record in records()]
+    text = f"""# What every stage takes
+
+Each stage is measured beside its peer, or the naive form, in turns in one run; medians. A benchmark is no test: what
+counts are the ratios of one row, not seconds of two rows that were measured at different times.
+
+![Every stage's peers and limit, in times of what it takes here](times.svg)
+
+{chr(10).join(lines)}
+
+{chr(10).join(commands)}
+"""
+    atomic_write(FOLDER / "README.md", text)
+    _draw([of for record in records() for of in record["stages"]])
+
+
+def _told(ways: Mapping[str, Mapping[str, float]]) -> str:
+    return ", ".join(f"{way} {row['times_ours']:.3g}" for way, row in ways.items() if way != OURS) or "–"
+
+
+def _circumstances(record: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"{record['machine']}; load {record['load']['before']} before; {versions}."
+
+
+def _draw(stages: list[dict]) -> None:
+    fig, ax = plt.subplots(figsize=(8, 0.4 * len(stages) + 1.2), layout="constrained")
+    for y, of in enumerate(stages):
+        peers = [row["times_ours"] for way, row in of["ways"].items() if way != OURS]
+        limits = [row["times_ours"] for row in of.get("limit", {}).values()]
+        ax.plot(
+            peers, [y] * len(peers), "o", color=COLOURS["blue"], label="a peer, or the naive form" if not y else None
+        )
+        ax.plot(limits, [y] * len(limits), "|", color=COLOURS["orange"], ms=14, mew=3)
+    ax.plot([], [], "o", color=COLOURS["blue"], label="a peer, or the naive form")
+    ax.plot([], [], "|", color=COLOURS["orange"], ms=14, mew=3, label="the limit")
+    ax.axvline(1, color=COLOURS["grey"], ls="--", lw=1)
+    ax.set(xscale="log", yticks=range(len(stages)), yticklabels=[of["stage"] for of in stages])
+    ax.set(xlabel="in times of what it takes here: right of the line it takes longer", ylim=(len(stages) - 0.5, -0.5))
+    ax.legend(loc="lower right")
+    with atomic_path(FOLDER / "times.svg") as tmp:
+        fig.savefig(tmp, metadata={"Date": None})
+    plt.close(fig)

@@ -7,24 +7,20 @@ One thread each, in turns, in one run. All are given the frame numbers and retur
 run stops if they do not agree.
 """
 
-import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import time
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
+from _measure import OURS, load, stage, write_record
 from _script import run_script
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
-from frames_matter.base.files import atomic_write, project_root
 from frames_matter.base.profiles import data_dir, get_profile
 from frames_matter.video.frames import clip_facts, read_frames, resize
 from frames_matter.video.sampling import sample_indices
@@ -34,7 +30,6 @@ SIZE = 64  # pixels a side
 ROUNDS = 5
 CLIPS = 40  # at most
 APART = 16  # grey levels by which two decoders' frames may differ in the mean: they scale otherwise
-RESULT = project_root() / "results" / "bench" / "decode.json"
 
 
 def clips_to_read(named: list[str]) -> list[Path]:
@@ -81,14 +76,14 @@ def read_with_ffmpeg(path: Path, indices: np.ndarray) -> np.ndarray:
     return frames[[wanted.index(int(i)) for i in indices]]
 
 
-READERS = {"frames_matter": read_with_av, "decord": read_with_decord, "ffmpeg pipe": read_with_ffmpeg}
+READERS = {OURS: read_with_av, "decord": read_with_decord, "ffmpeg pipe": read_with_ffmpeg}
 if find_spec("cv2"):  # no requirement: `pip install opencv-python-headless` to have it beside
     READERS["OpenCV"] = read_with_opencv
 
 
 def grey_levels_apart(chosen: dict[Path, np.ndarray]) -> dict[str, float]:
     "How far each reader's frames are from ours, in the mean of all clips; an error if they are other frames."
-    apart = {name: [] for name in READERS if name != "frames_matter"}
+    apart = {name: [] for name in READERS if name != OURS}
     for path, indices in chosen.items():
         ours = read_with_av(path, indices).astype(int)
         for name, of_clips in apart.items():
@@ -99,7 +94,7 @@ def grey_levels_apart(chosen: dict[Path, np.ndarray]) -> dict[str, float]:
     return {name: round(float(np.mean(of_clips)), 2) for name, of_clips in apart.items()}
 
 
-def milliseconds(chosen: dict[Path, np.ndarray]) -> dict[str, list[float]]:
+def seconds(chosen: dict[Path, np.ndarray]) -> dict[str, list[float]]:
     "What each reading of a clip took, by reader."
     times = {name: [] for name in READERS}
     for _ in range(ROUNDS):
@@ -107,7 +102,7 @@ def milliseconds(chosen: dict[Path, np.ndarray]) -> dict[str, list[float]]:
             for name, read in READERS.items():
                 start = time.perf_counter()
                 read(path, indices)
-                times[name].append(1000 * (time.perf_counter() - start))
+                times[name].append(time.perf_counter() - start)
     return times
 
 
@@ -117,39 +112,15 @@ def ffmpeg_version() -> str:
     return said.split()[2]
 
 
-def record_of(times: dict[str, list[float]], n_clips: int, apart: dict[str, float]) -> dict:
-    "The measurement and how it came about."
-    readers = {}
-    for name, taken in times.items():
-        slow = sorted(taken)[int(0.9 * len(taken))]
-        ratio = statistics.median(taken) / statistics.median(times["frames_matter"])
-        readers[name] = {
-            "median_ms": round(statistics.median(taken), 2),
-            "p90_ms": round(slow, 2),
-            "ratio": round(ratio, 2),
-        }
-    of_packages = {name: metadata.version(name) for name in ("av", "decord2")}
-    return {
-        "command": "frames-matter bench decode",
-        "what": f"{K} uniform frames at {SIZE}x{SIZE}, {n_clips} clips, {ROUNDS} rounds in turns",
-        "readers": readers,
-        "mean_grey_levels_apart": apart,
-        "versions": {"python": platform.python_version(), "ffmpeg": ffmpeg_version()} | of_packages,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
 def main(arguments: list[str]) -> None:
     """Measure, write the record where the clips are the default ones, and print it."""
-    paths = clips_to_read(arguments)
+    paths, before = clips_to_read(arguments), load()
     chosen = {p: sample_indices("uniform", clip_facts(p)["frames"], K) for p in paths}
     apart = grey_levels_apart(chosen)
-    record = record_of(milliseconds(chosen), len(paths), apart)
-    if not arguments:
-        atomic_write(RESULT, json.dumps(record, indent=1) + "\n")
-    print(record["what"])
-    for name, row in record["readers"].items():
-        print(f"{name:14} median {row['median_ms']:7.1f} ms ({row['ratio']:.2f})   90 % under {row['p90_ms']:7.1f} ms")
+    stages = [stage(f"{K} uniform frames of a clip at {SIZE} pixels", seconds(chosen))]
+    what = f"{len(paths)} clips, {ROUNDS} rounds in turns; ffmpeg {ffmpeg_version()}"
+    more = dict(mean_grey_levels_apart=apart, keep=not arguments)
+    write_record("decode", what, stages, ("av", "decord2"), before, **more)
 
 
 if __name__ == "__main__":

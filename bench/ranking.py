@@ -10,7 +10,7 @@ import sys
 import time
 
 import numpy as np
-from _measure import in_turns, load, rows_of, write_record
+from _measure import OURS, in_turns, load, stage, write_record
 from _script import run_script
 from scipy.stats import rankdata
 
@@ -39,18 +39,20 @@ def by_rankdata(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tuple(rankdata(-of, axis=1).diagonal() for of in (scores, scores.T))
 
 
-def both_ways() -> dict[str, object]:
+def both_ways() -> dict:
     "The matrix of 10,000, by every way."
     video, text = drawn(N, WIDTH)
     scores, true = text @ video.T, np.arange(N)
-    ways = {"counting": matrix_ranks, "full argsort": by_argsort, "SciPy's rankdata": by_rankdata}
-    ways = {name: way if name != "counting" else lambda s: matrix_ranks(s, true) for name, way in ways.items()}
-    found = {name: way(scores) for name, way in ways.items()}
+    ways = {
+        OURS: lambda: matrix_ranks(scores, true),
+        "full argsort": lambda: by_argsort(scores),
+        "SciPy's rankdata": lambda: by_rankdata(scores),
+    }
+    found = {name: way() for name, way in ways.items()}
     for name, ranks in found.items():
-        if not all(np.array_equal(ours, theirs) for ours, theirs in zip(found["counting"], ranks, strict=True)):
+        if not all(np.array_equal(ours, theirs) for ours, theirs in zip(found[OURS], ranks, strict=True)):
             raise UserError(f"Counting and {name} give other ranks: nothing to compare.")
-    times = in_turns({name: lambda way=way: way(scores) for name, way in ways.items()}, ROUNDS)
-    return rows_of(times, "counting")
+    return stage(f"ranks both ways, {N:,} x {N:,}", in_turns(ways, ROUNDS))
 
 
 def product_alone(video: np.ndarray, text: np.ndarray) -> None:
@@ -76,18 +78,11 @@ def main() -> None:
     before = load()
     said = subprocess.run([sys.executable, __file__, "at scale"], capture_output=True, text=True, check=True).stdout
     ours, product, peak = map(float, said.split())
-    parts = {
-        "what": f"ranks both ways of {N:,} captions and clips, float32, {ROUNDS} rounds in turns",
-        "ways": both_ways(),
-        "from_features": {
-            "what": f"{MANY:,} captions by {MANY:,} clips of width {WIDTH}, in a process of its own, once",
-            "seconds": round(ours, 2),
-            "product_alone": round(product, 2),
-            "share_of_its_speed": round(product / ours, 3),
-            "peak_gb": round(peak, 2),
-        },
-    }
-    write_record("ranking", parts, ("numpy", "scipy"), before)
+    many = stage(
+        f"the same from features, {MANY:,} x {MANY:,}", {OURS: [ours]}, {"the matrix product alone": [product]}
+    )
+    what = f"float32, {ROUNDS} rounds in turns; the {MANY:,} of width {WIDTH} once, in a process of its own"
+    write_record("ranking", what, [both_ways(), many], ("numpy", "scipy"), before, peak_gb_from_features=round(peak, 2))
 
 
 if __name__ == "__main__":

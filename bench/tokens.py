@@ -11,30 +11,26 @@ CLIP's own does.
 import functools
 import gzip
 import html
-import json
 import os
-import platform
 import random
 import re
-import statistics
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = "1"
 import ftfy
 import torch
+from _measure import OURS, load, stage, write_record
 from _script import run_script
 
 from frames_matter.base.errors import UserError
-from frames_matter.base.files import atomic_write, project_root
+from frames_matter.base.files import project_root
 from frames_matter.model.tokenizer import clip_tokenizer
 from frames_matter.model.weights import ASSETS
 
 ROUNDS, LENGTH, SEED = 3, 32, 0
 CAPTIONS = 10_000
-RESULT = project_root() / "results" / "bench" / "tokens.json"
 VOCABULARY = """
 a the man woman young old person people dog cat child in on at of and with while then behind beside through
 slowly quickly red blue green wooden bright snowy yard street kitchen table window playing running walking
@@ -141,32 +137,18 @@ def seconds_in_turns(path: Path, texts: list[str]) -> dict[str, list[float]]:
     return times
 
 
-def record_of(times: dict[str, list[float]], n: int, path: Path) -> dict:
-    "The measurement and how it came about."
-    rows = {}
-    for name, taken in times.items():
-        median = statistics.median(taken)
-        rows[name] = {"median_s": round(median, 3), "captions_per_s": round(n / median)}
-    versions = {name: metadata.version(name) for name in ("tokenizers", "ftfy")}
-    return {
-        "command": "frames-matter bench tokens",
-        "what": f"{n} captions to {LENGTH} ids, {path.name}, {ROUNDS} rounds in turns, one thread",
-        "tokenizers": rows,
-        "versions": {"python": platform.python_version()} | versions,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
 def main(arguments: list[str]) -> None:
     "Measure, write the record where the number of captions is the default one, and print it."
-    n = int(arguments[0]) if arguments else CAPTIONS
+    n, before = int(arguments[0]) if arguments else CAPTIONS, load()
     path = merges_file()
-    record = record_of(seconds_in_turns(path, varied_captions(n)), n, path)
-    if not arguments:
-        atomic_write(RESULT, json.dumps(record, indent=1) + "\n")
-    print(record["what"])
-    for name, row in record["tokenizers"].items():
-        print(f"{name:24} {row['median_s']:8.3f} s  {row['captions_per_s']:9,} captions a second")
+    times = seconds_in_turns(path, varied_captions(n))
+    peer = {"plain Python": times["plain Python"]}
+    stages = [
+        stage(f"{n:,} captions to ids, the first time", {OURS: times["tokenizers, first time"]} | peer),
+        stage(f"{n:,} captions to ids, again", {OURS: times["tokenizers, remembered"]} | peer),
+    ]
+    what = f"{LENGTH} ids a caption, {path.name}, one thread, {ROUNDS} rounds in turns"
+    write_record("tokens", what, stages, ("tokenizers", "ftfy"), before, keep=not arguments)
 
 
 if __name__ == "__main__":
