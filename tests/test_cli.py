@@ -154,7 +154,7 @@ def test_a_benchmark_that_is_none_is_told_with_those_there_are(name, here, monke
     "What they share is none of them."
     monkeypatch.setattr("frames_matter.cli.project_root", lambda: root)
     done = here(f"bench {name}")
-    scripts = sorted(p.stem for p in (root / "bench").glob("*.py") if p.stem != "_script")
+    scripts = sorted(p.stem for p in (root / "bench").glob("*.py") if not p.stem.startswith("_"))
     assert_one_line(done, f"Unknown benchmark '{name}'", f"valid: {', '.join(scripts)}.")
 
 

@@ -151,6 +151,8 @@ def told_by_verdict(rows: pd.DataFrame, words: Mapping[str, str]) -> str:
 
 def could_be_seen(rows: pd.DataFrame) -> str:
     "The smallest true differences that such a set-up would find, as a clause, from the column `detectable`."
+    if rows.detectable.isna().all():
+        return "how small a difference would have been seen is not known of so few source videos or seeds"
     least, most = f"{rows.detectable.min():.1f}", f"{rows.detectable.max():.1f}"
     reach = least if least == most else f"{least} to {most}"
     return f"differences of {reach} points would have been seen in four of five such set-ups"
