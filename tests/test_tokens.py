@@ -20,7 +20,7 @@ import torch
 from frames_matter.base.errors import UserError
 from frames_matter.base.profiles import get_profile
 from frames_matter.model.bundle import load
-from frames_matter.model.tokenizer import clip_tokenizer, cut_captions, tell_of_cut_captions
+from frames_matter.model.tokenizer import _clean, clip_tokenizer, cut_captions, tell_of_cut_captions, tokenizer_for
 from frames_matter.model.weights import load_viclip
 from frames_matter.study.splits import encode_captions
 
@@ -371,6 +371,16 @@ def test_a_list_of_another_vocabulary_is_refused_where_it_meets_a_model(tmp_path
 def test_a_length_that_is_none_is_refused(length):
     with pytest.raises(UserError, match="context_length must be a whole number"):
         clip_tokenizer(LISTS["nano"])(["a dog"], length)
+
+
+def test_ids_of_words_are_ids_of_the_text():
+    "Plain captions go word by word, which must be what the library makes of the whole: of any signs that ASCII has."
+    rng, tokenize = random.Random(0), tokenizer_for("mini")
+    signs = [chr(i) for i in range(128)] + list("''''  sstvmdlre01") * 4
+    for _ in range(3000):
+        text = "".join(rng.choices(signs, k=rng.randrange(1, 16)))
+        if "<|" not in text:
+            assert tokenize.whole([text])[0] == tokenize._bpe.encode(_clean(text), add_special_tokens=False).ids, text
 
 
 if __name__ == "__main__":

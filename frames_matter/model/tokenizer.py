@@ -12,7 +12,7 @@ import gzip
 import html
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,11 +41,14 @@ def _clean(text: str) -> str:
     return re.sub(r"\s+", " ", text.strip()).strip().lower()
 
 
-def _as_text(caption: str) -> str:
-    "A caption, which must be text."
-    if not isinstance(caption, str):
-        raise UserError(f"A caption must be text, not {type(caption).__name__}.")
-    return caption
+def _as_texts(captions: Iterable[str]) -> list[str]:
+    "Captions as a list, each of which must be text."
+    if isinstance(captions, str) or not isinstance(captions, Iterable):
+        raise UserError(f"Captions are a list, not {type(captions).__name__}; write [caption].")
+    captions = list(captions)
+    if wrong := [type(caption).__name__ for caption in captions if not isinstance(caption, str)]:
+        raise UserError(f"A caption must be text, not {wrong[0]}.")
+    return captions
 
 
 def _check_length(context_length: int):
@@ -54,6 +57,27 @@ def _check_length(context_length: int):
         raise UserError(
             f"context_length must be a whole number, at least 2, for the start and the end, not {context_length!r:.40}."
         )
+
+# %% ../../nbs/model/tokenizer.ipynb #3571d5ff
+class _ByWords:
+    """Ids of captions in small ASCII letters, from those of their words, of which there are few.
+
+    Splitting a text takes the library longer than merging; of plain text the pattern is short, and a word is known.
+    """
+
+    WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")  # `ClipTokenizer.PATTERN`, of these letters
+    REMEMBERED = 200_000  # words whose ids are kept
+
+    def __init__(self, encode: Callable[[list[str]], list[list[int]]]):
+        self._encode, self._ids = encode, {}
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        words = [self.WORD.findall(text) for text in texts]
+        if len(self._ids) > self.REMEMBERED:
+            self._ids = {}
+        unknown = list({word for of_text in words for word in of_text} - self._ids.keys())
+        self._ids |= zip(unknown, self._encode(unknown), strict=True)
+        return [[i for word in of_text for i in self._ids[word]] for of_text in words]
 
 # %% ../../nbs/model/tokenizer.ipynb #92869b41
 class ClipTokenizer:
@@ -72,18 +96,16 @@ class ClipTokenizer:
     def __init__(self, merges: list[tuple[str, str]]):
         letters = _byte_letters()
         words = letters + [c + "</w>" for c in letters] + ["".join(m) for m in merges] + [self.START, self.END]
-        ids = {word: i for i, word in enumerate(words)}
-        self.vocab_size, self._seen = len(words), {}
+        ids, self._seen, self.vocab_size = {word: i for i, word in enumerate(words)}, {}, len(words)
         self._special = {self.START: self.vocab_size - 2, self.END: self.vocab_size - 1}
         self._bpe = Tokenizer(models.BPE(vocab=ids, merges=merges, end_of_word_suffix="</w>"))
         self._split = pre_tokenizers.Split(Regex(self.PATTERN), "removed", invert=True)
         bytes_as_letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._bpe.pre_tokenizer = pre_tokenizers.Sequence([self._split, bytes_as_letters])
+        self._by_words = _ByWords(self._encode)
 
     def __call__(self, texts: Iterable[str], context_length: int = 32) -> torch.Tensor:
         "(B, L) int64 ids of B captions: start, text, end, zeros; a caption that is too long loses its end's words."
-        if isinstance(texts, str) or not isinstance(texts, Iterable):
-            raise UserError(f"Captions are a list, not {type(texts).__name__}; write [caption].")
         _check_length(context_length)
         whole = self.whole(texts)
         out = torch.zeros(len(whole), context_length, dtype=torch.long)
@@ -94,16 +116,19 @@ class ClipTokenizer:
 
     def whole(self, texts: Iterable[str]) -> list[list[int]]:
         "The ids of each caption before it is cut, without start and end; those of captions seen before are remembered."
-        texts = [_as_text(text) for text in texts]
+        texts = _as_texts(texts)
         if len(self._seen) + len(texts) > self.REMEMBERED:
             self._seen = {}
-        unknown = [text for text in dict.fromkeys(texts) if text not in self._seen]
-        clean = [_clean(text) for text in unknown]
-        encoded = self._bpe.encode_batch_fast(clean, add_special_tokens=False)
-        for text, cleaned, encoding in zip(unknown, clean, encoded, strict=True):
-            spelt_out = self.START in cleaned or self.END in cleaned
-            self._seen[text] = self._with_specials(cleaned) if spelt_out else encoding.ids
+        unknown = {text: _clean(text) for text in dict.fromkeys(texts) if text not in self._seen}
+        is_special = {text: self.START in clean or self.END in clean for text, clean in unknown.items()}
+        self._seen |= {text: self._with_specials(unknown[text]) for text in unknown if is_special[text]}
+        for is_plain, encode in ((True, self._by_words), (False, self._encode)):
+            these = [text for text in unknown if unknown[text].isascii() is is_plain and not is_special[text]]
+            self._seen |= zip(these, encode([unknown[text] for text in these]), strict=True)
         return [self._seen[text] for text in texts]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [of.ids for of in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _with_specials(self, clean: str) -> list[int]:
         "Ids of a caption that spells out a special token."
