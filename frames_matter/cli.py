@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'Full', 'DataName', 'Rows', 'Rule', 'Candidates',
            'OwnPath', 'Published', 'Name', 'Like', 'Engine', 'RayAddress', 'Target', 'Format', 'ShardSize',
-           'NanoFolder', 'Evenly', 'Queries', 'QueryFile', 'ModelFolder', 'Top', 'IsExact', 'AsJson', 'PagePath',
-           'Judged', 'Keep', 'Numbers', 'Sources', 'Seeds', 'OfData', 'FigurePath', 'CHECKS', 'INTERRUPTED',
+           'NanoFolder', 'Evenly', 'Queries', 'QueryFile', 'ModelFolder', 'SearchedData', 'Top', 'IsExact', 'AsJson',
+           'PagePath', 'Judged', 'Keep', 'Numbers', 'Sources', 'Seeds', 'OfData', 'FigurePath', 'CHECKS', 'INTERRUPTED',
            'help_without_command', 'help_or_version', 'command', 'parse_overrides', 'tell_idle', 'reproduce', 'report',
            'select', 'summary', 'print_cut_captions', 'build', 'export', 'verify', 'pretrain', 'find', 'judge', 'power',
            'bench', 'Check', 'diagnose', 'doctor', 'run_command', 'main']
@@ -605,6 +605,14 @@ ModelFolder = Annotated[
         help="A model to search with: a folder that training left, or a checkpoint. Default: the data's own.",
     ),
 ]
+SearchedData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="CLIPS",
+        help="Clips by the name they were built under; or of your own (a CSV, a folder of videos, tars), built first.",
+    ),
+]
 Top = Annotated[int, typer.Option("--top", metavar="N", help="Clips for each sentence, at most.")]
 IsExact = Annotated[
     bool | None,
@@ -624,12 +632,13 @@ PagePath = Annotated[
     app,
     'frames-matter find "a red star" --data mini',
     'frames-matter find "a dog on a skateboard" "a boat" --data mydata --top 5 --page found.html',
+    'frames-matter find "a dog on a skateboard" --data my.csv',
     "frames-matter find --queries sentences.txt --data mydata --model my-model --json",
 )
 def find(
     sentences: Queries = None,
     queries: QueryFile = "",
-    data: DataName = "mini",
+    data: SearchedData = "mini",
     model: ModelFolder = "",
     top: Top = 10,
     exact: IsExact = None,
@@ -641,18 +650,34 @@ def find(
     Clips are encoded at the first search, and kept. Something is always found: the best of the clips that there are.
     """
     asked = list(sentences or ()) + (_lines_of(queries) if queries else [])
+    if files := [text for text in asked if os.path.isfile(text)]:
+        raise UserError(f"{files[0]} is a file and no sentence; clips are given with --data, sentences with --queries.")
     from frames_matter.clips.find import find as find_clips
     from frames_matter.clips.find import hits_as_json, show_hits, write_gallery
 
-    found = find_clips(asked, data, model, top, exact)
-    _warn_of_model(get_profile(data), model)
+    chosen = _searched_profile(data)
+    found = find_clips(asked, chosen, model, top, exact)
+    _warn_of_model(chosen, model)
     if json:
         print(hits_as_json(asked, found))
     else:
         _say("\n\n".join(show_hits(query, hits) for query, hits in zip(asked, found, strict=True)))
     if page:
-        written = write_gallery(page, asked, found, data)
+        written = write_gallery(page, asked, found, chosen.name, _note_on_page(chosen, model))
         print(f"As a page: {written}", file=sys.stderr)
+
+
+def _searched_profile(data: str) -> Profile:
+    "Clips by their name; or those of a CSV, a folder or tars, built if need be."
+    is_given = os.path.exists(data) and Path(data).parts != (Path(data).stem,)
+    return _built_profile(data, "", "", {}) if is_given else get_profile(data)
+
+
+def _note_on_page(profile: Profile, model: str) -> str:
+    "What who is handed a page of hits has to know."
+    by = f"Searched with the model {model or profile.weights}; the number is a cosine, from -1 to 1."
+    best = "Shown are the best of the clips that there are, whether they fit or not."
+    return " ".join(filter(None, [by, best, strange_to_model(profile, model)]))
 
 # %% ../nbs/cli.ipynb #c9ea347b
 def _warn_of_model(profile: Profile, model: str = "") -> None:
@@ -663,6 +688,8 @@ def _warn_of_model(profile: Profile, model: str = "") -> None:
 # %% ../nbs/cli.ipynb #3f0926b0
 def _lines_of(path: str) -> list[str]:
     "The lines of a text file that are not empty."
+    if not os.path.isfile(path):
+        raise UserError(f"No file at {path}; --queries takes a text file, a sentence a line.")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:

@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 EXTRAS = ("dev", "scale", "search")
 OLDEST_PYTHON = "3.10"  # settings.ini's min_python
+OF_CUDA = re.compile(
+    "nvidia|cuda|triton"
+)  # what torch's wheels for GPUs need, they pin themselves; those for CPUs none
 UNPINNED = {"yt-dlp": "sites change, and only the newest yt-dlp keeps up with them"}
 HEAD = """\
 # Everything that the tests run with, by `make lock`. pip takes what of it is needed, and these versions of it:
@@ -28,6 +31,8 @@ def requirements(name, extras):
     for text in metadata.requires(name) or ():
         requirement = Requirement(text)
         marker = requirement.marker
+        if name == "torch" and OF_CUDA.match(requirement.name):
+            continue
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras or ("",)):
             found.setdefault(canonicalize_name(requirement.name), set()).update(requirement.extras)
     return found

@@ -248,5 +248,5 @@ def test_a_report_on_a_part_of_the_audit_shows_what_there_is(root):
     runs = AUDIT.prepare(records)
     with_nothing = [table.name for table in audit_tables(runs[runs.canary != ""])]
     with_switches = [table.name for table in audit_tables(runs[runs.canary == ""])]
-    assert with_nothing == ["canary"] and with_switches == ["audit"]
+    assert with_nothing == ["canary"] and with_switches == ["audit", "deals"]
     assert audit_figures(runs[runs.canary != ""]) == []

@@ -1,9 +1,10 @@
 """constraints.txt names the version of all that is installed for the tests, and nothing that is not."""
 
 import re
+import sys
 
 import pytest
-from lock import CONSTRAINTS, UNPINNED, closure, differences, locked, pin, pinned
+from lock import CONSTRAINTS, UNPINNED, closure, differences, locked, pin, pinned, requirements
 
 
 def test_every_needed_package_is_pinned_as_installed():
@@ -15,6 +16,13 @@ def test_what_is_written_says_what_is_installed():
     assert differences(locked()) == []
     assert names.keys() == closure().keys() - UNPINNED.keys()
     assert {"torch", "numpy", "nbdev", "pytest", "polars", "jinja2"} <= names.keys()  # the last is asked for by others
+
+
+def test_what_only_gpu_wheels_of_torch_need_is_left_to_them(monkeypatch):
+    asked = ["numpy>=2", "nvidia-cublas==13; platform_system == 'Linux'", "cuda-bindings==13", "triton==3.4"]
+    monkeypatch.setattr("lock.metadata.requires", lambda name: asked)
+    assert requirements("torch", ()).keys() == {"numpy"}
+    assert len(requirements("another", ())) == (4 if sys.platform == "linux" else 3)
 
 
 @pytest.mark.parametrize("what", ["missing", "other"])

@@ -5,7 +5,8 @@ import pytest
 
 from frames_matter.base.errors import UserError
 from frames_matter.cli import run_command
-from frames_matter.clips.power import Components, components_of, plot_power, say_power, table_power
+from frames_matter.clips.components import Components, components_of
+from frames_matter.clips.power import plot_power, say_power, table_power
 from frames_matter.metrics.stats import comparisons
 
 KNOWN = Components(films=0.01, clips=0.04, seeds=0.002, of="made up")

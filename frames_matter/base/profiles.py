@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPERATURE', 'HARD_NEGATIVE_WEIGHT', 'MAX_BYTES', 'NAME', 'RESULTS', 'REVISION', 'LINE', 'Line', 'Seed', 'Seconds',
            'Epochs', 'Strength', 'SHIFT_FIELDS', 'WORLD_SEEDS', 'WORLD_POOL', 'FIELDS', 'DESCRIBED', 'OF_LESSONS',
-           'PROFILES', 'WORLDS', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile', 'registered',
+           'PROFILES', 'WORLDS', 'OWN_NAMES', 'ClipFields', 'TrainingFields', 'MachineFields', 'Profile', 'registered',
            'get_profile', 'as_profile', 'larger', 'worlds_of', 'data_dir', 'manifest_dir', 'results_dir',
            'assert_own_results', 'draft', 'register', 'registered_unless_refused']
 
@@ -403,6 +403,9 @@ def _replaced(profile: Profile, overrides: dict[str, Any]) -> Profile:
     return _consistent(dataclasses.replace(profile, **changed))
 
 # %% ../../nbs/base/profiles.ipynb #160d91c6
+OWN_NAMES = "Clips of your own get a name, in this folder, by `frames-matter dataset build --from my.csv`."
+
+
 class _Registered(TypedDict):
     "What is written down of a profile."
 
@@ -423,7 +426,10 @@ def _record(name: str) -> Path:
 
 def _registered(name: str) -> Profile:
     "Read a registered profile; a damaged one is a `UserError`."
-    path = _record(choose(name, [*PROFILES, *registered()], "profile"))
+    try:
+        path = _record(choose(name, [*PROFILES, *registered()], "profile"))
+    except UserError as e:
+        raise UserError(f"{e} {OWN_NAMES}") from None
     advice = f"delete it and register {name} again"
     try:
         record = read_json(path, _Registered, advice)

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import normalize
 
 from ..model.tokenizer import ClipTokenizer, cut_captions
+from ..report.writers import enumeration
 
 # %% ../../nbs/clips/collection.ipynb #8f47b8ce
 SHARED_WORDS = 0.8  # of the words of two captions together, from which they count as nearly the same
@@ -123,15 +124,16 @@ def facts_of(rows: pd.DataFrame, video: torch.Tensor, tokenizer: ClipTokenizer, 
         f"{rows.seconds.max():.1f} seconds long, {rows.seconds.median():.1f} in the middle",
         "source videos": f"{len(per_source)}; {per_source.max()} clips of the one with the most",
         "captions": f"{words.median():.0f} words in the middle, {words.min()} to {words.max()}",
-        "nearly the same captions": _pairs(captions),
-        "clips that look the same to the model": _pairs(clips),
+        "nearly the same captions": _pairs(captions, rows.caption),
+        "clips that look the same to the model": _pairs(clips, rows.caption),
         "captions that are cut": str(cut_captions(tokenizer, rows.caption, context_length)) or "none",
         "words that the model hardly knows": f"{len(strange)}" + (f": {some}" if len(strange) else ""),
     }
 
 
-def _pairs(table: pd.DataFrame) -> str:
+def _pairs(table: pd.DataFrame, captions: pd.Series) -> str:
     if not len(table):
         return "none"
     members = len(set(table.one) | set(table.other))
-    return f"{len(table)} pair{'s' if len(table) > 1 else ''} among {members}"
+    first = enumeration([repr(captions.iloc[i]) for i in (table.one.iloc[0], table.other.iloc[0])])
+    return f"{len(table)} pair{'s' if len(table) > 1 else ''} among {members}, such as {first}"

@@ -39,8 +39,8 @@ class Hit:
         Its cosine with the query, between -1 and 1.
     clip_id, caption : str
         As the manifest has them.
-    source : str
-        Its source video's id.
+    source, film : str
+        Its source video's id, and its path or address, where the manifest tells it.
     start, end : float
         Where it is in that, in seconds.
     path : str
@@ -52,6 +52,7 @@ class Hit:
     clip_id: str
     caption: str
     source: str
+    film: str
     start: float
     end: float
     path: str
@@ -158,7 +159,9 @@ def _hits(rows: pd.DataFrame, scores: list[float], places: list[int]) -> list[Hi
 
 
 def _hit(rank: int, score: float, row: Any) -> Hit:
-    where = dict(source=row.youtube_id, start=float(row.start), end=float(row.end), path=row.path)
+    film = row.get("address", "")
+    where = dict(source=row.youtube_id, film="" if pd.isna(film) else str(film))
+    where |= dict(start=float(row.start), end=float(row.end), path=row.path)
     return Hit(rank, round(score, 4), row.clip_id, row.caption, **where)
 
 # %% ../../nbs/clips/find.ipynb #94e49106
@@ -171,7 +174,7 @@ def show_hits(query: str, hits: list[Hit]) -> str:
     "What was found for a sentence, as lines of text."
     lines = [f"{query}"]
     for hit in hits:
-        where = f"{hit.source} {_clock(hit.start)} to {_clock(hit.end)}"
+        where = f"{hit.film or hit.source} {_clock(hit.start)} to {_clock(hit.end)}"
         lines.append(f"{hit.rank:>4}  {hit.score:.3f}  {where}  {hit.path}\n             {hit.caption[:100]}")
     return "\n".join(lines)
 
@@ -200,6 +203,11 @@ def picture_of(path: str | Path, frames: int = 3) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 # %% ../../nbs/clips/find.ipynb #570521ba
+def _shown(hit: Hit) -> dict[str, Any]:
+    where = f"{hit.film or hit.source}, {_clock(hit.start)} to {_clock(hit.end)}"
+    return asdict(hit) | {"where": where, "link": Path(hit.path).resolve().as_uri()}
+
+
 def write_gallery(path: str | Path, queries: list[str], found: list[list[Hit]], name: str, note: str = "") -> Path:
     """Write what was found as one page of HTML with its pictures inside.
 
@@ -214,10 +222,7 @@ def write_gallery(path: str | Path, queries: list[str], found: list[list[Hit]], 
     note : str
         A sentence above all.
     """
-    with_pictures = [
-        [(asdict(hit) | {"where": f"{_clock(hit.start)} to {_clock(hit.end)}"}, picture_of(hit.path)) for hit in hits]
-        for hits in found
-    ]
+    with_pictures = [[(_shown(hit), picture_of(hit.path)) for hit in hits] for hits in found]
     page = Environment(loader=PackageLoader("frames_matter", "assets"), autoescape=True).get_template("gallery.html")
     title = f"Found in {name}"
     told = page.render(title=title, note=note, found=list(zip(queries, with_pictures, strict=True)))

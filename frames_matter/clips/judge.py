@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader
 from ..base.files import atomic_write
 from ..base.profiles import Profile, as_profile, results_dir
 from .collection import facts_of
+from .components import components_of_training
 from .features import Encoder, clip_features, encoder_for
 from .find import picture_of
 from .questions import TIMELESS, ask, confusions, table_before, table_shown
@@ -117,12 +118,16 @@ def judge(profile: str | Profile, model: str | Path = "", progress: bool = True)
 WORTH = 5.0  # points of MRR; a gain of which most would say that it is worth the trouble
 
 
-def clips_needed(judgement: Judgement, points: float = WORTH) -> int | None:
-    "How many clips would be needed to see a gain of so many points from training; None where that cannot be told."
-    seen = judgement.training.detectable.max() if len(judgement.training) else np.nan
-    if pd.isna(seen):
+def clips_needed(judgement: Judgement, points: float = WORTH) -> tuple[int, int] | None:
+    """How many clips, of how many films, would show a gain of so many points from training.
+
+    As many clips a film as there are; None where it cannot be told.
+    """
+    if not len(judgement.training) or judgement.training.detectable.isna().all():
         return None
-    return int(np.ceil(len(judgement.rows) * max(1.0, seen / points) ** 2))
+    components = components_of_training(judgement.judged_clips, judgement.clips.videos, judgement.profile.name)
+    needed = components.needed(points, len(judgement.rows))
+    return needed, components.films_of(needed)
 
 
 def say_before(judgement: Judgement) -> str:
@@ -142,7 +147,7 @@ def say_frames(judgement: Judgement) -> str:
     time = table[table.index.isin(TIMELESS.values())]
     ways = table[~table.index.isin(TIMELESS.values())]
     better = [f"{name} ({row.difference:+.1f})" for name, row in ways[ways.verdict == BETTER].iterrows()]
-    none = "No way to take frames is better than uniform."
+    none = "Of no other way to take frames can it be told that it is better than uniform ones."
     first = f"Better than uniform frames: {enumeration(better)}." if better else none
     worse = time[time.verdict == WORSE]
     if len(worse):
@@ -170,9 +175,9 @@ def say_what_could_be_seen(judgement: Judgement) -> str:
     if needed is None:
         return "What could have been seen cannot be told of these clips."
     seen = judgement.training.detectable.max()
-    n = len(judgement.rows)
-    more = f"; for {WORTH:g} points it takes about {needed}, of as many more films" if needed > n else ""
-    return f"With {n} clips a gain of {seen:.0f} points is found four times of five{more}."
+    n, films = len(judgement.rows), judgement.rows.youtube_id.nunique()
+    more = f"; for {WORTH:g} points it takes about {needed[0]} in all, of {needed[1]} films" if needed[0] > n else ""
+    return f"With {n} clips of {films} films a gain of {seen:.0f} points is found four times of five{more}."
 
 
 def advice(judgement: Judgement) -> str:
@@ -186,10 +191,10 @@ def advice(judgement: Judgement) -> str:
     needed = clips_needed(judgement)
     if needed is None:
         return "Caption more films before you train: of these few nothing can be told."
-    if needed <= len(judgement.rows):
+    if needed[0] <= len(judgement.rows):
         return f"Leave the model as it is: a gain of {WORTH:g} points would have been seen, and none was."
     small = f"of {len(judgement.rows)} a gain of {WORTH:g} points cannot be seen"
-    return f"Leave the model as it is for now and caption about {needed} clips: {small}."
+    return f"Leave the model as it is for now and caption about {needed[0]} clips, of {needed[1]} films: {small}."
 
 # %% ../../nbs/clips/judge.ipynb #f311efcc
 SECTIONS = {

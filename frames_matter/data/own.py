@@ -468,7 +468,8 @@ def describe_next_steps(profile: Profile, manifest: pd.DataFrame, enough: int = 
     """
     name = profile.name
     text = (
-        f"They are called {name}: `frames-matter judge {name}` says what a model makes of all of them, and "
+        f"They are called {name}: `frames-matter find --data {name}` searches them, `frames-matter judge {name}` "
+        f"says what a model makes of all of them, and "
         f"`frames-matter reproduce --data {name}` runs the lessons on them, for a quarter of an hour or more."
     )
     n = int((manifest.split == "test").sum())

@@ -372,8 +372,8 @@ def strange_to_model(profile: Profile, weights: str = "") -> str:
     if not (weights or profile.weights).startswith("nano") or source_of(profile).has_truth:
         return ""
     return (
-        "viclip-nano has never seen real video: it was pretrained on films of coloured shapes, and of yours it knows "
-        "little more than chance. It shows how all goes; for answers take a model of real video: --like internvid."
+        "viclip-nano has never seen real video: it was pretrained on films of coloured shapes. What is found here is "
+        "true of it alone, and shows how all goes; what a model of real video makes of them, --like internvid tells."
     )
 
 

@@ -67,7 +67,7 @@ def _check_features(video, text):
 # %% ../../nbs/lessons/02_baseline.ipynb #c8428963
 def _as_scores(values):
     "The same in the precision that it has, where numpy has that; in float32, where it is less."
-    if hasattr(values, "detach") and values.dtype.is_floating_point and not values.is_sparse:
+    if hasattr(values, "detach") and values.dtype.is_floating_point and not (values.is_sparse or values.is_meta):
         values = values.detach().cpu()
         values = (values if values.dtype.itemsize > 2 else values.float()).numpy()
     is_kept = isinstance(values, np.ndarray) and values.dtype in (np.float32, np.float64)

@@ -62,6 +62,8 @@ def _scores(spec: RunSpec, record: dict[str, Any]) -> list[str]:
     rows = rows_of(spec.resolved_profile(), spec.data, final_split(spec), *spec.dealt)
     lines = []
     for way, words in {"t2v": "clips by captions", "v2t": "captions by clips"}.items():
+        if f"ranks_{way}" not in metrics:
+            continue
         ranks = np.array(metrics[f"ranks_{way}"])
         found = {"R@1": ranks <= 1, "R@5": ranks <= 5, "MRR": 1 / ranks}
         told = [_with_interval(measure, scores, rows.youtube_id) for measure, scores in found.items()]
