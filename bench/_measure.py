@@ -145,16 +145,14 @@ def _draw(stages: list[dict]) -> None:
     for y, of in enumerate(stages):
         peers = [row["times_ours"] for way, row in of["ways"].items() if way != OURS]
         limits = [row["times_ours"] for row in of.get("limit", {}).values()]
-        ax.plot(
-            peers, [y] * len(peers), "o", color=COLOURS["blue"], label="a peer, or the naive form" if not y else None
-        )
+        ax.plot(peers, [y] * len(peers), "o", color=COLOURS["blue"])
         ax.plot(limits, [y] * len(limits), "|", color=COLOURS["orange"], ms=14, mew=3)
     ax.plot([], [], "o", color=COLOURS["blue"], label="a peer, or the naive form")
     ax.plot([], [], "|", color=COLOURS["orange"], ms=14, mew=3, label="the limit")
     ax.axvline(1, color=COLOURS["grey"], ls="--", lw=1)
     ax.set(xscale="log", yticks=range(len(stages)), yticklabels=[of["stage"] for of in stages])
     ax.set(xlabel="in times of what it takes here: right of the line it takes longer", ylim=(len(stages) - 0.5, -0.5))
-    ax.legend(loc="lower right")
+    fig.legend(loc="outside upper right", ncols=2)
     with atomic_path(FOLDER / "times.svg") as tmp:
         fig.savefig(tmp, metadata={"Date": None})
     plt.close(fig)

@@ -10,6 +10,7 @@ run stops if they do not agree.
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,22 @@ def clips_to_read(named: list[str]) -> list[Path]:
         if found := sorted((data_dir(get_profile(name)) / "clips").glob("*.mp4"))[:CLIPS]:
             return found
     raise UserError("No clips to read; run `frames-matter dataset build` first.")
+
+
+FILMS = {  # as phones and cameras make them: size, seconds
+    "of 720p, 12 s": ("1280x720", 12),
+    "upright, 720 x 1280, 12 s": ("720x1280", 12),
+    "of 360p, 3 s": ("640x360", 3),
+}
+
+
+def made_film(folder: str, size: str, seconds: int) -> Path:
+    "A moving test picture with the noise of a camera, in H.264 with B-frames."
+    path = Path(folder) / f"{size}.mp4"
+    source = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate=30:duration={seconds}", "-vf", "noise=alls=8:allf=t"]
+    how = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "26", "-bf", "3", "-pix_fmt", "yuv420p"]
+    subprocess.run([find_ffmpeg(), "-v", "error", *source, *how, path], check=True)
+    return path
 
 
 def read_with_av(path: Path, indices: np.ndarray) -> np.ndarray:
@@ -78,7 +95,7 @@ def read_with_ffmpeg(path: Path, indices: np.ndarray) -> np.ndarray:
 
 READERS = {OURS: read_with_av, "decord": read_with_decord, "ffmpeg pipe": read_with_ffmpeg}
 if find_spec("cv2"):  # no requirement: `pip install opencv-python-headless` to have it beside
-    READERS["OpenCV"] = read_with_opencv
+    READERS["OpenCV, all decoded"] = read_with_opencv
 
 
 def grey_levels_apart(chosen: dict[Path, np.ndarray]) -> dict[str, float]:
@@ -117,8 +134,15 @@ def main(arguments: list[str]) -> None:
     paths, before = clips_to_read(arguments), load()
     chosen = {p: sample_indices("uniform", clip_facts(p)["frames"], K) for p in paths}
     apart = grey_levels_apart(chosen)
-    stages = [stage(f"{K} uniform frames of a clip at {SIZE} pixels", seconds(chosen))]
-    what = f"{len(paths)} clips, {ROUNDS} rounds in turns; ffmpeg {ffmpeg_version()}"
+    stages = [stage(f"{K} uniform frames of a clip of the mini world", seconds(chosen))]
+    with tempfile.TemporaryDirectory() as folder:
+        for words, (size, length) in FILMS.items():
+            film = made_film(folder, size, length)
+            indices = {film: sample_indices("uniform", clip_facts(film)["frames"], K)}
+            stages.append(stage(f"{K} uniform frames of a film {words}", seconds(indices)))
+    what = (
+        f"at {SIZE} pixels a side, one thread, {len(paths)} clips, {ROUNDS} rounds in turns; ffmpeg {ffmpeg_version()}"
+    )
     more = dict(mean_grey_levels_apart=apart, keep=not arguments)
     write_record("decode", what, stages, ("av", "decord2"), before, **more)
 

@@ -17,12 +17,13 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from PIL import Image
+from torch.nn.functional import normalize
 
 from ..base.errors import UserError, is_whole_number
 from ..base.files import atomic_write
 from ..base.profiles import Profile, as_profile
 from .features import clip_features, encoder_for, features_file
-from .nearest import EXACT_CLIPS, build_index, rank_by_index, rank_exactly
+from .nearest import EXACT_CLIPS, build_index, cosines_of_normal, rank_by_index, rank_exactly
 from ..video.decoding import timeline_of
 from ..video.frames import read_frames
 
@@ -93,6 +94,9 @@ class Finder:
             raise UserError("This model has a head over pairs, which scores every clip; leave exact=False away.")
         is_exact = exact if exact is not None else has_head or len(self.rows) <= EXACT_CLIPS
         self.index = None if is_exact else build_index(self.video, features_file(profile, encoder))
+        self._score = self.bundle.score
+        if not has_head:  # their lengths are taken out once, not at each query
+            self.video, self._score = normalize(self.video, dim=-1), cosines_of_normal
 
     def __call__(self, queries: Iterable[str], top: int = 10) -> list[list[Hit]]:
         "At most `top` clips for each sentence, the best first; a `UserError` of a sentence that is empty, or of none."
@@ -100,7 +104,7 @@ class Finder:
         if self.index:
             ranked = rank_by_index(self.index, text, top)
         else:
-            ranked = rank_exactly(self.bundle.score, self.video, text, top)
+            ranked = rank_exactly(self._score, self.video, text, top)
         return [_hits(self.rows, scores, places) for scores, places in ranked]
 
 # %% ../../nbs/clips/find.ipynb #1a6a4e07

@@ -60,19 +60,19 @@ def _check_length(context_length: int):
 
 # %% ../../nbs/model/tokenizer.ipynb #3571d5ff
 class _ByWords:
-    """Ids of captions in small ASCII letters, from those of their words, of which there are few.
+    """Ids of texts from those of what stands between their spaces, which are few, and come again.
 
-    Splitting a text takes the library longer than merging; of plain text the pattern is short, and a word is known.
+    No word, number or sign reaches over a space, so the ids are those of the whole text; splitting that takes the
+    library longer than merging.
     """
 
-    WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")  # `ClipTokenizer.PATTERN`, of these letters
     REMEMBERED = 200_000  # words whose ids are kept
 
     def __init__(self, encode: Callable[[list[str]], list[list[int]]]):
         self._encode, self._ids = encode, {}
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
-        words = [self.WORD.findall(text) for text in texts]
+        words = [text.split(" ") for text in texts]
         if len(self._ids) > self.REMEMBERED:
             self._ids = {}
         unknown = list({word for of_text in words for word in of_text} - self._ids.keys())
@@ -120,11 +120,9 @@ class ClipTokenizer:
         if len(self._seen) + len(texts) > self.REMEMBERED:
             self._seen = {}
         unknown = {text: _clean(text) for text in dict.fromkeys(texts) if text not in self._seen}
-        is_special = {text: self.START in clean or self.END in clean for text, clean in unknown.items()}
-        self._seen |= {text: self._with_specials(unknown[text]) for text in unknown if is_special[text]}
-        for is_plain, encode in ((True, self._by_words), (False, self._encode)):
-            these = [text for text in unknown if unknown[text].isascii() is is_plain and not is_special[text]]
-            self._seen |= zip(these, encode([unknown[text] for text in these]), strict=True)
+        plain = {text: clean for text, clean in unknown.items() if self.START not in clean and self.END not in clean}
+        self._seen |= zip(plain, self._by_words(list(plain.values())), strict=True)
+        self._seen |= {text: self._with_specials(unknown[text]) for text in unknown.keys() - plain.keys()}
         return [self._seen[text] for text in texts]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:

@@ -130,8 +130,12 @@ class FrameCache:
 def _named(path: str | Path, identity: str, **what: object) -> str:
     "A name for frames of a clip as its file is now."
     stat = os.stat(path)
-    of = dict(clip=identity or str(Path(path).resolve()), bytes=stat.st_size, changed=stat.st_mtime_ns, **what)
-    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:32]
+    return _name(identity or os.path.abspath(path), stat.st_size, stat.st_mtime_ns, tuple(sorted(what.items())))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _name(*of: object) -> str:
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:32]
 
 
 class _AllFrames:
