@@ -200,7 +200,9 @@ def read_kept(
     if every is not None:
         small = _named(path, identity, small=SMALL_SIZE)
         clip = _AllFrames(every, lambda: cache.get(small, lambda: read_small_frames(path)))
-        return take_frames(clip, strategy, k, seed)
+        if strategy.indices or not name:
+            return take_frames(clip, strategy, k, seed)
+        return cache.get(name, lambda: take_frames(clip, strategy, k, seed)).copy()  # to look or to blend takes longer
     if not name:
         return read_clip(path, strategy, k, size, seed, mode)
     return cache.get(name, lambda: read_clip(path, strategy, k, size, seed, mode)).copy()
