@@ -225,6 +225,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'frames_matter.cli._find_python': ('cli.html#_find_python', 'frames_matter/cli.py'),
                                    'frames_matter.cli._find_torch': ('cli.html#_find_torch', 'frames_matter/cli.py'),
                                    'frames_matter.cli._find_ytdlp': ('cli.html#_find_ytdlp', 'frames_matter/cli.py'),
+                                   'frames_matter.cli._is_name': ('cli.html#_is_name', 'frames_matter/cli.py'),
                                    'frames_matter.cli._lines_of': ('cli.html#_lines_of', 'frames_matter/cli.py'),
                                    'frames_matter.cli._note_on_page': ('cli.html#_note_on_page', 'frames_matter/cli.py'),
                                    'frames_matter.cli._place_of_split': ('cli.html#_place_of_split', 'frames_matter/cli.py'),

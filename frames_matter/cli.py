@@ -669,7 +669,7 @@ def find(
 
 def _searched_profile(data: str) -> Profile:
     "Clips by their name; or those of a CSV, a folder or tars, built if need be."
-    is_given = os.path.exists(data) and Path(data).parts != (Path(data).stem,)
+    is_given = os.path.exists(data) and not _is_name(data)
     return _built_profile(data, "", "", {}) if is_given else get_profile(data)
 
 
@@ -747,12 +747,16 @@ def judge(
         print(f"The model that is recommended: {keep}")
 
 # %% ../nbs/cli.ipynb #80e95298
+def _is_name(clips: str) -> bool:
+    "Whether it could be what a data set is called: a single word without a dot."
+    return Path(clips).parts == (Path(clips).stem,)
+
+
 def _built_profile(clips: str, name: str, like: str, overrides: dict[str, Any]) -> Profile:
     "A data set by the name it was built under, or made of clips that are given; built in either case."
     from frames_matter.data.build import build_dataset
 
-    is_name = Path(clips).parts == (Path(clips).stem,)
-    is_known = is_name and not os.path.exists(clips)
+    is_known = _is_name(clips) and not os.path.exists(clips)
     with registered_unless_refused():
         given = (clips, "", "") if is_known else ("", clips, "")
         chosen = _profile_of_build(*given, name, like, overrides)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from frames_matter.base.errors import UserError
@@ -157,6 +158,19 @@ def test_a_data_set_of_a_profile_keeps_its_frames(smoke_home):
         plain.set_epoch(epoch), cached.set_epoch(epoch)
         for i in range(len(plain)):
             assert plain[i]["video"].equal(cached[i]["video"])
+
+
+def test_clips_whose_pictures_a_manifest_does_not_tell_are_told_apart_by_their_paths(clips, cache):
+    "Files of one size and time, as archives unpack them, are not one clip."
+    longest = max(path.stat().st_size for path in clips)
+    for path in clips:
+        path.write_bytes(path.read_bytes().ljust(longest, b"\0"))
+        os.utime(path, (1000, 1000))
+    rows = pd.DataFrame(dict(clip_id=["a", "b", "c"], caption="", split="train", path=list(map(str, clips))))
+    data = VideoCaptionDataset(rows.assign(pictures=np.nan), "train", size=40, cache=cache)
+    plain = VideoCaptionDataset(rows, "train", size=40)
+    assert all(data[i]["video"].equal(plain[i]["video"]) for i in range(3))
+    assert not plain[0]["video"].equal(plain[1]["video"])
 
 
 AT_ONCE = """

@@ -158,8 +158,8 @@ def _jobs(rows: pd.DataFrame, bundle: Bundle, strategy: str, cache: FrameCache |
     config, preset = bundle.model.config, bundle.preset
     name, plus, altered = strategy.partition("+")
     how = preset.strategy_for(name).name + plus + altered, config.num_frames, config.image_size
-    seeds = {row.path: stable_seed(0, row.clip_id, 0) for row in rows.itertuples()}
-    return [(row.path, row.sha256, *how, seeds[row.path], preset.resize, cache) for row in rows.itertuples()]
+    clips = zip(rows.path, rows.sha256, rows.clip_id, strict=True)
+    return [(path, sha, *how, stable_seed(0, clip_id, 0), preset.resize, cache) for path, sha, clip_id in clips]
 
 
 def _in_chunks(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -110,7 +110,8 @@ class ClipFrames:
 
     def read(self, row: pd.Series, seed: int) -> np.ndarray:
         "uint8 (k, size, size, 3) of a clip, a row with its `path`; the seed is for strategies that draw."
-        path, identity = row.path, str(row.get("pictures") or "")
+        path, pictures = row.path, row.get("pictures")
+        identity = pictures if isinstance(pictures, str) else ""  # a manifest of before may not tell them
         if self.cache:
             return read_kept(self.cache, path, identity, self.strategy, self.k, self.size, seed, self.resize)
         if path not in self._kept:

@@ -74,14 +74,16 @@ def _size_of(folder: Path) -> int:
 def _without_oldest(folder: Path, limit: int) -> int:
     "Remove the oldest files down to nine tenths of the limit, not to be done again at once; gives the size left."
     with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=0):  # one process does it
-        left = _size_of(folder)
-        for _, size, path in sorted(_files_in(folder)):
+        files = sorted(_files_in(folder))
+        left = sum(size for _, size, _ in files)
+        for _, size, path in files:
             if left <= 0.9 * limit:
                 break
             with contextlib.suppress(OSError):
                 path.unlink()
                 left -= size
-    return _size_of(folder)
+        return left
+    return _size_of(folder)  # another process is at it
 
 # %% ../../nbs/video/kept.ipynb #7a43d567
 class FrameCache:
