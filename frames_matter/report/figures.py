@@ -26,7 +26,7 @@ from ..data.manifest import manifest_hash, read_manifest
 from ..data.sources import source_of
 from ..model.catalogue import HEADS, LOSSES
 from .reader import STUDY, as_runs, load_records, published
-from .style import COLOURS, empty_figure, log_axis, styled, subplots
+from .style import COLOURS, abreast, empty_figure, log_axis, mark_of, styled, subplots
 from frames_matter.report.tables import (
     FIRST,
     PROTOCOL_NAMES,
@@ -104,7 +104,7 @@ def _label_curves(fig: MatplotlibFigure, axes: np.ndarray, rows: dict, titles: l
     handles = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in CURVES.values()]
     if any(of_study for row in rows.values() for _, of_study in row):
         handles.append(Line2D([], [], color=COLOURS["grey"], lw=0.8, ls="--", label="the study's own runs"))
-    fig.legend(handles=handles, loc="outside upper right", ncols=3)
+    fig.legend(handles=handles, loc="outside upper right", ncols=abreast(3))
 
 # %% ../../nbs/report/figures.ipynb #f1600002
 @styled
@@ -151,14 +151,14 @@ def _places(n: int, reach: float) -> np.ndarray:
 
 def _dots(ax: Axes, values: pd.Series, y: float, colour: str, size: float = 5, **more) -> None:
     "One dot a run."
-    style = dict(color=colour, ms=size, mec="white", mew=0.5)
-    ax.plot(values, np.full(len(values), y), "o", **style | more)
+    style = dict(color=colour, marker=mark_of(colour), ls="", ms=size, mec="white", mew=0.5)
+    ax.plot(values, np.full(len(values), y), **style | more)
 
 
 def _dot_legend(fig: MatplotlibFigure, colours: dict[str, str], more: Sequence[Line2D] = ()) -> None:
-    handles = [Line2D([], [], ls="", marker="o", color=colour, label=label) for label, colour in colours.items()]
-    handles += more
-    fig.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    dots = [(label, dict(color=colour, marker=mark_of(colour))) for label, colour in colours.items()]
+    handles = [*(Line2D([], [], ls="", label=label, **dot) for label, dot in dots), *more]
+    fig.legend(handles=handles, loc="outside upper right", ncols=abreast(len(handles)))
 
 
 def _loss_colours(losses: list[str]) -> dict[str, str]:
