@@ -2834,6 +2834,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'frames_matter/report/style.py'),
                                             'frames_matter.report.style._lines': ( 'report/style.html#_lines',
                                                                                    'frames_matter/report/style.py'),
+                                            'frames_matter.report.style._marked': ( 'report/style.html#_marked',
+                                                                                    'frames_matter/report/style.py'),
                                             'frames_matter.report.style._wrap_legends': ( 'report/style.html#_wrap_legends',
                                                                                           'frames_matter/report/style.py'),
                                             'frames_matter.report.style._wrap_words': ( 'report/style.html#_wrap_words',

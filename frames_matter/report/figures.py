@@ -152,7 +152,8 @@ def _places(n: int, reach: float) -> np.ndarray:
 def _dots(ax: Axes, values: pd.Series, y: float, colour: str, size: float = 5, **more) -> None:
     "One dot a run."
     style = dict(color=colour, marker=mark_of(colour), ls="", ms=size, mec="white", mew=0.5)
-    ax.plot(values, np.full(len(values), y), **style | more)
+    if len(values):  # a line without any would take part in the layout, at the figure's corner
+        ax.plot(values, np.full(len(values), y), **style | more)
 
 
 def _dot_legend(fig: MatplotlibFigure, colours: dict[str, str], more: Sequence[Line2D] = ()) -> None:
@@ -306,13 +307,13 @@ def _true_against_hardest(ax: Axes, cosines: np.ndarray) -> None:
     true, hardest = cosines.diagonal(), wrong.max(axis=1)
     is_found, has_wrong = true > hardest, np.isfinite(hardest)  # of a single pair there is no wrong one
     for which, colour, name in ((is_found, "blue", "own clip first"), (~is_found, "orange", "another first")):
-        dots = dict(ls="", marker="o", ms=3.5, mew=0, alpha=0.7, color=COLOURS[colour])
+        dots = dict(ls="", marker=mark_of(COLOURS[colour]), ms=3.5, mew=0, alpha=0.7, color=COLOURS[colour])
         shown = which & has_wrong
         ax.plot(hardest[shown], true[shown], **dots, label=f"{name}: {shown.sum()}")
     ax.axline((true.mean(), true.mean()), slope=1, color="black", lw=1, ls="--", zorder=0)
     ax.set(xlabel="cosine of the nearest wrong clip", ylabel="cosine of its own clip", aspect="equal")
     ax.set_title("Own clip against the nearest wrong one")
-    ax.legend(loc="lower right", fontsize=8)
+    ax.legend(loc="lower right", fontsize=8, frameon=True, edgecolor="none", framealpha=0.9)
 
 # %% ../../nbs/report/figures.ipynb #a48408cf
 @styled

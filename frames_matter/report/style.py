@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure as MatplotlibFigure
-from matplotlib.ticker import FixedFormatter, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from ..base.files import atomic_path
 
@@ -124,9 +124,13 @@ def styled(draw: Callable) -> Callable:
 def _wrap_words(fig: MatplotlibFigure) -> None:
     "Titles, labels and the names of rows on as many lines as they need."
     for ax in fig.axes:
-        ax.set_title(_lines(ax.get_title("left"), "title"))
-        ax.set(xlabel=_lines(ax.get_xlabel(), "label"), ylabel=_lines(ax.get_ylabel(), "label"))
-        if isinstance(ax.yaxis.get_major_formatter(), FixedFormatter):
+        title, below = _lines(ax.get_title("left"), "title"), _lines(ax.get_xlabel(), "label")
+        if len(fig.axes) == 1 or len(title) > _LEAST_LETTERS["title"] // 2:  # up to the right edge, over the names
+            ax.set_title("")
+            ax.set_title(title, loc="right", ma="left")
+        ax.set_xlabel(below, x=1, ha="right", ma="left")
+        ax.set_ylabel(_lines(ax.get_ylabel(), "label"))
+        if isinstance(ax.yaxis.get_major_locator(), FixedLocator):
             ax.set_yticklabels([_lines(label.get_text(), "tick") for label in ax.get_yticklabels()])
 
 
@@ -165,13 +169,17 @@ def dots_with_intervals(
     **style
         For `Axes.errorbar`, such as `label` and `ms`.
     """
+    dots = dict(ls="", marker=mark_of(colour), ms=6, mec="white", color=colour)
     reach = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy(float).T - rows.difference.to_numpy(float)))
-    ax.errorbar(
-        rows.difference,
-        places,
-        xerr=reach,
-        **dict(ls="", marker=mark_of(colour), ms=6, mec="white", color=colour) | style,
-    )
+    ax.errorbar(rows.difference, places, xerr=reach, **dots | style)
+
+
+def _marked(axis: Axis) -> tuple[int, ...]:
+    "Which multiples of a power of ten have their number, of which few fit on a telephone."
+    low, high = axis.get_view_interval()
+    if not _is_narrow.get() or axis.axis_name == "y":
+        return (1, 2, 5)
+    return (1, 3) if high < 50 * low else (1,)
 
 
 def log_axis(axis: Axis) -> None:
@@ -183,7 +191,7 @@ def log_axis(axis: Axis) -> None:
         Such as `ax.xaxis`.
     """
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    axis.set_major_locator(LogLocator(subs=_marked(axis), numticks=6))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
