@@ -539,9 +539,14 @@ def study_figures(runs: str | Profile | pd.DataFrame = "mini", profile: str | Pr
     second = "second_improvement"
     return [
         Figure("answer", dots, lambda: plot_answer(runs), in_readme=False),
-        Figure("contact_sheet", sheet, lambda: _draw_contact_sheet(profile, runs)),
+        Figure("contact_sheet", sheet, lambda: _draw_contact_sheet(profile, runs), on_a_telephone=False),
         Figure("curves_first_improvement", curves.format("first"), lambda: plot_curves(runs)),
-        Figure("curves_second_improvement", curves.format("second"), lambda: plot_curves(runs, second)),
+        Figure(
+            "curves_second_improvement",
+            curves.format("second"),
+            lambda: plot_curves(runs, second),
+            on_a_telephone=False,
+        ),
         Figure("similarity", cosines, lambda: _draw_similarity(profile)),
         Figure("gap", gap, lambda: plot_gap(runs)),
     ]

@@ -48,7 +48,7 @@ STYLE = {
 
 # %% ../../nbs/report/style.ipynb #5e000004
 NARROW = 3.75  # inches: what a telephone shows at the size of its own letters
-_LEAST_LETTERS = dict(title=36, label=40, tick=19)  # on a line of a narrow figure
+_LETTERS = dict(title=36, label=40, tick=21)  # on a line of a narrow figure
 _is_narrow: ContextVar[bool] = ContextVar("narrow", default=False)
 
 
@@ -125,7 +125,7 @@ def _wrap_words(fig: MatplotlibFigure) -> None:
     "Titles, labels and the names of rows on as many lines as they need."
     for ax in fig.axes:
         title, below = _lines(ax.get_title("left"), "title"), _lines(ax.get_xlabel(), "label")
-        if len(fig.axes) == 1 or len(title) > _LEAST_LETTERS["title"] // 2:  # up to the right edge, over the names
+        if len(fig.axes) == 1 or len(title) > _LETTERS["title"] // 2:  # up to the right edge, over the names
             ax.set_title("")
             ax.set_title(title, loc="right", ma="left")
         ax.set_xlabel(below, x=1, ha="right", ma="left")
@@ -142,7 +142,7 @@ def _wrap_legends(fig: MatplotlibFigure) -> None:
 
 
 def _lines(text: str, what: str) -> str:
-    lines = [textwrap.fill(line, _LEAST_LETTERS[what]) for line in text.splitlines()]
+    lines = [textwrap.fill(line, _LETTERS[what], break_on_hyphens=False) for line in text.splitlines()]
     return "\n".join(lines)
 
 # %% ../../nbs/report/style.ipynb #5e000005
@@ -179,7 +179,7 @@ def _marked(axis: Axis) -> tuple[int, ...]:
     low, high = axis.get_view_interval()
     if not _is_narrow.get() or axis.axis_name == "y":
         return (1, 2, 5)
-    return (1, 3) if high < 50 * low else (1,)
+    return (1, 3) if high < 100 * low else (1,)
 
 
 def log_axis(axis: Axis) -> None:
