@@ -59,7 +59,8 @@ def test_name_and_lowest_python_agree(settings, pyproject):
 
 
 def test_no_other_fact_stands_in_both(settings, pyproject):
-    assert set(pyproject["project"]) == {"name", "requires-python", "dynamic"}
+    assert set(pyproject["project"]) == {"name", "requires-python", "dynamic", "urls"}  # urls: nbdev reads them there
+    assert "url" not in settings
     assert "setuptools" not in pyproject["tool"]
     stray = set(pyproject["tool"]["nbdev"]) & set(settings)
     assert not stray
