@@ -2157,6 +2157,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'frames_matter/metrics/stats.py'),
                                              'frames_matter.metrics.stats._numbered': ( 'metrics/stats.html#_numbered',
                                                                                         'frames_matter/metrics/stats.py'),
+                                             'frames_matter.metrics.stats._student': ( 'metrics/stats.html#_student',
+                                                                                       'frames_matter/metrics/stats.py'),
                                              'frames_matter.metrics.stats._told': ( 'metrics/stats.html#_told',
                                                                                     'frames_matter/metrics/stats.py'),
                                              'frames_matter.metrics.stats.compare': ( 'metrics/stats.html#compare',
