@@ -1,22 +1,26 @@
 "What benchmarks of this folder share: ways measured in turns, the form of a record, the page; none itself."
 
+import ast
 import gc
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
+from frames_matter.base.errors import UserError
 from frames_matter.base.files import atomic_path, atomic_write, project_root
-from frames_matter.report.style import COLOURS
 
 OURS = "frames_matter"  # among the ways of a stage
 FOLDER = project_root() / "results" / "bench"
+SCRIPTS = Path(__file__).parent
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -62,6 +66,22 @@ def _row(seconds: list[float], own: float) -> dict[str, float]:
     }
 
 
+def peak_gb() -> float:
+    "The most memory that this process has had so far."
+    import resource  # not of every system, and not wanted by every benchmark
+
+    bytes_a_unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_a_unit / 2**30, 3)
+
+
+def in_own_process(script: str, *words: object) -> Any:
+    "What a benchmark prints, as JSON, when it is called with these words: for memory, which a process does not give back."
+    done = subprocess.run([sys.executable, script, *map(str, words)], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{Path(script).name} {' '.join(map(str, words))} failed: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def load() -> float:
     "Processes that wanted to run in the last minute, in the mean; of systems that do not tell, none."
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
@@ -88,8 +108,16 @@ def write_record(
     }
     print(json.dumps(record, indent=1))
     if keep:
-        atomic_write(FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        keep_record(name, record)
+
+
+def keep_record(name: str, record: Mapping[str, Any]) -> None:
+    "Write a record into results/bench, and the page anew where its figure can be drawn."
+    atomic_write(FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    if find_spec("matplotlib"):
         write_page()
+    else:
+        print("There is no matplotlib here; the page is written by the next benchmark where there is.")
 
 
 # --- the page ---
@@ -99,6 +127,17 @@ def records() -> list[dict]:
     "Those of the folder that have stages, by name."
     read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
     return [record for record in read if "stages" in record]
+
+
+def without_stages() -> list[str]:
+    "Scripts whose record, if there is one, has no stages: what each looks for, by the first words of its file."
+    told = []
+    for path in sorted(SCRIPTS.glob("[!_]*.py")):
+        record = FOLDER / f"{path.stem}.json"
+        if record.is_file() and "stages" not in json.loads(record.read_text(encoding="utf-8")):
+            words = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+            told.append(f"- `frames-matter bench {path.stem}`: {' '.join(words.split())}")
+    return told
 
 
 def shown(seconds: float) -> str:
@@ -116,6 +155,9 @@ def write_page() -> None:
             cells = [of["stage"], shown(own["seconds"]), spread, _told(of["ways"]), _told(of.get("limit", {}))]
             lines.append(f"| {' | '.join(cells)} |")
     commands = [f"- `{record['command']}`: {record['what']}. {_circumstances(record)}" for record in records()]
+    others = without_stages()
+    beside = ["", "These ask other things than how fast:", "", *others] if others else []
+    figures = [f"![{told}]({name})" for record in records() for name, told in record.get("figures", {}).items()]
     text = f"""# What every stage takes
 
 Each stage is measured beside its peer, or the naive form, in turns in one run; medians. A benchmark is no test: what
@@ -125,8 +167,8 @@ counts are the ratios of one row, not seconds of two rows that were measured at 
 
 {chr(10).join(lines)}
 
-{chr(10).join(commands)}
-"""
+{chr(10).join([*commands, *beside])}
+{"".join(f"{chr(10)}{figure}{chr(10)}" for figure in figures)}"""
     atomic_write(FOLDER / "README.md", text)
     _draw([of for record in records() for of in record["stages"]])
 
@@ -141,6 +183,10 @@ def _circumstances(record: Mapping[str, Any]) -> str:
 
 
 def _draw(stages: list[dict]) -> None:
+    import matplotlib.pyplot as plt  # here, as benchmarks run where it is not installed, too
+
+    from frames_matter.report.style import COLOURS
+
     fig, ax = plt.subplots(figsize=(8, 0.4 * len(stages) + 1.2), layout="constrained")
     for y, of in enumerate(stages):
         peers = [row["times_ours"] for way, row in of["ways"].items() if way != OURS]
