@@ -75,11 +75,31 @@ def peak_gb() -> float:
 
 
 def in_own_process(script: str, *words: object) -> Any:
-    "What a benchmark prints, as JSON, when it is called with these words: for memory, which a process does not give back."
+    "What a benchmark prints, as JSON, called with these words: for memory, which a process does not give back."
     done = subprocess.run([sys.executable, script, *map(str, words)], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{Path(script).name} {' '.join(map(str, words))} failed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def watched(
+    command: list[str], fine: tuple[int, ...] = (0,), cwd: Path | None = None, **environment: str
+) -> tuple[dict[str, float], str]:
+    "Run a command: its seconds, CPU seconds and peak resident memory in GB, and what it printed."
+    start = time.perf_counter()
+    env, pipe = os.environ | environment, subprocess.PIPE
+    process = subprocess.Popen(command, env=env, cwd=cwd, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) not in fine:
+        raise UserError(f"{' '.join(map(str, command))} failed: {printed.strip()[-2000:]}")
+    bytes_a_unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    costs = {
+        "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_gb": round(usage.ru_maxrss * bytes_a_unit / 1e9, 2),
+    }
+    return costs, printed
 
 
 def load() -> float:
@@ -87,17 +107,11 @@ def load() -> float:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
-def write_record(
-    name: str,
-    what: str,
-    stages: list[dict],
-    packages: Iterable[str],
-    load_before: float,
-    keep: bool = True,
-    **more: object,
-) -> None:
-    "Print what was measured, with the machine and the versions; keep it in results/bench, and write the page anew."
-    record = {
+def record_of(
+    name: str, what: str, stages: list[dict], packages: Iterable[str], load_before: float, **more: object
+) -> dict[str, Any]:
+    "What was measured, with the machine and the versions."
+    return {
         "command": f"frames-matter bench {name}",
         "what": what,
         "stages": stages,
@@ -106,6 +120,11 @@ def write_record(
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load": {"before": load_before, "after": load()},
     }
+
+
+def write_record(name: str, *of: Any, keep: bool = True, **more: object) -> None:
+    "Print a `record_of` what was measured; keep it in results/bench, and write the page anew."
+    record = record_of(name, *of, **more)
     print(json.dumps(record, indent=1))
     if keep:
         keep_record(name, record)
@@ -129,13 +148,13 @@ def records() -> list[dict]:
     return [record for record in read if "stages" in record]
 
 
-def without_stages() -> list[str]:
-    "Scripts whose record, if there is one, has no stages: what each looks for, by the first words of its file."
+def other_benchmarks() -> list[str]:
+    "Scripts that take nothing from here, as they set no time beside another: what each asks, by its first words."
     told = []
     for path in sorted(SCRIPTS.glob("[!_]*.py")):
-        record = FOLDER / f"{path.stem}.json"
-        if record.is_file() and "stages" not in json.loads(record.read_text(encoding="utf-8")):
-            words = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+        source = path.read_text(encoding="utf-8")
+        if "from _measure import" not in source:
+            words = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0]
             told.append(f"- `frames-matter bench {path.stem}`: {' '.join(words.split())}")
     return told
 
@@ -155,7 +174,8 @@ def write_page() -> None:
             cells = [of["stage"], shown(own["seconds"]), spread, _told(of["ways"]), _told(of.get("limit", {}))]
             lines.append(f"| {' | '.join(cells)} |")
     commands = [f"- `{record['command']}`: {record['what']}. {_circumstances(record)}" for record in records()]
-    others = without_stages()
+    grown = [line for record in records() for line in _growth(record.get("growth", []))]
+    others = other_benchmarks()
     beside = ["", "These ask other things than how fast:", "", *others] if others else []
     figures = [f"![{told}]({name})" for record in records() for name, told in record.get("figures", {}).items()]
     text = f"""# What every stage takes
@@ -165,7 +185,7 @@ counts are the ratios of one row, not seconds of two rows that were measured at 
 
 ![Every stage's peers and limit, in times of what it takes here](times.svg)
 
-{chr(10).join(lines)}
+{chr(10).join([*lines, *grown])}
 
 {chr(10).join([*commands, *beside])}
 {"".join(f"{chr(10)}{figure}{chr(10)}" for figure in figures)}"""
@@ -177,9 +197,28 @@ def _told(ways: Mapping[str, Mapping[str, float]]) -> str:
     return ", ".join(f"{way} {row['times_ours']:.3g}" for way, row in ways.items() if way != OURS) or "–"
 
 
+def _growth(steps: list[dict]) -> list[str]:
+    "A table of how time and memory grow."
+    if not steps:
+        return []
+    lines = ["", "| how it grows | sizes | seconds | GB added | exponent, of memory | mathematics |"]
+    lines.append("| --- | --- | --- | --- | --- | ---: |")
+    for step in steps:
+        rows = step["rows"]
+        sizes = " / ".join(f"{row['n']:,}" for row in rows)
+        seconds, added = (" / ".join(f"{row[of]:.2g}" for row in rows) for of in ("seconds", "added_gb"))
+        exponents = [step.get(of) for of in ("exponent", "exponent_of_memory")]
+        told = ", ".join("–" if of is None else f"{of:.2f}" for of in exponents)
+        lines.append(
+            f"| {step['step']} | {sizes} {step['of']} | {seconds} | {added} | {told} | {step['mathematics']} |"
+        )
+    return lines
+
+
 def _circumstances(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return f"{record['machine']}; load {record['load']['before']} before; {versions}."
+    busy = f"load {record['load']['before']} before" if "load" in record else "load not recorded"
+    return f"{record['machine']}; {busy}; {versions}."
 
 
 def _draw(stages: list[dict]) -> None:

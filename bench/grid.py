@@ -184,7 +184,7 @@ def sampled(specs: list[RunSpec], cells: int) -> list[RunSpec]:
 
 
 def whole_run(spec: RunSpec, epochs: int) -> tuple[dict[str, float], float]:
-    "Seconds of a run to its end by each way, scaled from fewer epochs unless those are all; and how far apart they are."
+    "Seconds of a run to its end by each way, scaled where these are fewer epochs; and how far apart they come out."
     if epochs >= spec.epochs:
         return timed(spec)
     ends, _ = timed(dataclasses.replace(spec, epochs=0))
