@@ -70,8 +70,12 @@ def peak_gb() -> float:
     "The most memory that this process has had so far."
     import resource  # not of every system, and not wanted by every benchmark
 
-    bytes_a_unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_a_unit / 2**30, 3)
+    return _gb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _gb(maxrss: int) -> float:
+    "What a system tells of a process's memory, in GB: macOS in bytes, others in kilobytes."
+    return round(maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 3)
 
 
 def in_own_process(script: str, *words: object) -> Any:
@@ -93,11 +97,10 @@ def watched(
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status) not in fine:
         raise UserError(f"{' '.join(map(str, command))} failed: {printed.strip()[-2000:]}")
-    bytes_a_unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     costs = {
         "seconds": round(time.perf_counter() - start, 2),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "peak_gb": round(usage.ru_maxrss * bytes_a_unit / 1e9, 2),
+        "peak_gb": _gb(usage.ru_maxrss),
     }
     return costs, printed
 

@@ -163,7 +163,7 @@ class Steps:
                 free(self.size.device)
                 continue
             seconds = [of for _, of in clock.epochs[self.skip :]]
-            memory = clock.peak_memory and clock.peak_memory / 2**30
+            memory = clock.peak_memory and clock.peak_memory / 1e9
             return dict(seconds=seconds, first_step=clock.epochs[0][1], peak_gb=memory, checkpointing=checkpointing)
         return {"seconds": [], "why": "more than the memory, with gradient checkpointing too"}
 
