@@ -159,6 +159,8 @@ class Steps:
             try:
                 clock = self.timed(batch, checkpointing)
             except torch.OutOfMemoryError:
+                clock = None  # what the step held is free once its error is gone
+            if clock is None:
                 self.optimizer.zero_grad()
                 free(self.size.device)
                 continue

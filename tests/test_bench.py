@@ -47,7 +47,8 @@ def test_the_page_tells_how_steps_grow_and_what_else_is_asked(tmp_path, monkeypa
     monkeypatch.setattr(measure, "FOLDER", tmp_path)
     rows = [{"n": n, "seconds": n / 1000, "added_gb": 0.0} for n in (100, 2000)]
     step = {"step": "reading", "of": "clips", "rows": rows, "mathematics": 1, "exponent": 1.0}
-    measure.write_record("growth", "made", [], (), 0.0, growth=[step], figures={"growth.svg": "Seconds"})
+    timed = [measure.stage("reading", {measure.OURS: [1.0]})]
+    measure.write_record("growth", "made", timed, (), 0.0, growth=[step], figures={"growth.svg": "Seconds"})
     page = (tmp_path / "README.md").read_text()
     assert (
         "| reading | 100 / 2,000 clips | 0.1 / 2 | 0 / 0 | 1.00, – | 1 |" in page and "![Seconds](growth.svg)" in page
@@ -84,7 +85,7 @@ def test_the_original_s_form_gives_the_same_features(monkeypatch):
 
 
 def shift(tower):
-    tower.proj.data += 0.01
+    tower.proj.data *= 1.01
 
 
 def test_a_slope_is_that_of_the_largest_sizes():
@@ -92,3 +93,18 @@ def test_a_slope_is_that_of_the_largest_sizes():
     rows = [{"n": n, "seconds": 1 + (n / 100) ** 2 / 1e6} for n in (10, 10**6, 10**7)]
     assert growth.slope(rows, "seconds") == pytest.approx(2, abs=0.02)
     assert growth.slope([{"n": 1, "seconds": 0.0}, {"n": 2, "seconds": 1.0}], "seconds") is None
+
+
+def test_seconds_of_lessons_and_of_own_runs(tmp_path, capsys, monkeypatch):
+    "The line is the one that lessons print; runs that came with the clone are none of its own."
+    reproduce, lessons = importlib.import_module("reproduce"), importlib.import_module("frames_matter.study.lessons")
+    monkeypatch.setattr(lessons, "run_lesson", lambda *of: tmp_path)
+    lessons._tell_and_run("[2/5] 02_baseline", "made", tmp_path, {}, progress=True)
+    assert [name for name, _ in reproduce.LESSON.findall(capsys.readouterr().out)] == ["02_baseline"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "checkout_id").write_text("0" * 12)
+    runs = [("0" * 12, "audit", 2.0), ("0" * 12, "audit", 3.5), ("1" * 12, "audit", 9.0), ("0" * 12, "zero_shot", 1.0)]
+    lines = [json.dumps({"run_by": by, "spec": {"phase": phase}, "seconds": s}) for by, phase, s in runs]
+    (tmp_path / "results" / "mini").mkdir(parents=True)
+    (tmp_path / "results" / "mini" / "runs.jsonl").write_text("\n".join(lines) + "\n")
+    assert reproduce.seconds_of_runs(tmp_path, "mini") == {"audit": 5.5, "zero_shot": 1.0}
