@@ -88,14 +88,14 @@ class OriginalTower(nn.Module):
     def __init__(self, tower: VisionTower, config: ViCLIPConfig, drop_path: float):
         super().__init__()
         width, layers, patch = config.vision_width, config.vision_layers, (1, config.patch_size, config.patch_size)
-        drops = torch.linspace(0, drop_path, layers).tolist()
+        drops = [drop_path * i / max(1, layers - 1) for i in range(layers)]
         self.conv1 = nn.Conv3d(3, width, patch, patch, bias=False)
         self.transformer = nn.Module()
         self.transformer.resblocks = nn.ModuleList(OriginalBlock(width, config.vision_heads, drop) for drop in drops)
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         for name in ("class_embedding", "positional_embedding", "temporal_positional_embedding", "proj"):
             self.register_parameter(name, nn.Parameter(torch.empty_like(getattr(tower, name))))
-        self.load_state_dict(tower.state_dict())
+        self.load_state_dict(tower.state_dict(), assign=True)
 
     def masked(self, x: Tensor, mask_ratio: float) -> Tensor:
         "(B, N, W) without a random share of the tokens."
@@ -130,7 +130,10 @@ def tower_of(size: str, way: str) -> nn.Module:
     config = SIZES[size]
     tower = VisionTower(config, DROP_PATH)
     nn.init.normal_(tower.temporal_positional_embedding, std=0.02)  # zeros in a new model
-    return OriginalTower(tower, config, DROP_PATH) if way == ORIGINAL else tower
+    if way != ORIGINAL:
+        return tower
+    with torch.device("meta"):  # it takes the other's weights as they are, so that memory holds them once
+        return OriginalTower(tower, config, DROP_PATH)
 
 
 def inputs_of(size: str) -> tuple[Tensor, Tensor]:
@@ -197,8 +200,8 @@ def bf16_instructions() -> list[str]:
 def bf16_cosines() -> dict:
     "How far cosines of viclip-nano in bfloat16 are from those in float32, on the clips of mini's pool."
     profile = get_profile("mini")
-    rows = build_dataset(profile, progress=False).query("status == 'kept'")
-    clips = VideoCaptionDataset(rows, "pool", k=profile.k, size=profile.image_size)
+    build_dataset(profile, progress=False)
+    clips = VideoCaptionDataset(profile, "pool", k=profile.k, size=profile.image_size)
     model, video = load_viclip("nano"), torch.stack([item["video"] for item in clips])
     text = encode_captions(model, tokenizer_for(profile), clips.rows.caption)
     seconds, scores = {}, {}
