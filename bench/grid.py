@@ -7,8 +7,8 @@ clips anew and encodes its captions anew.
 Both ways go through one fit loop, with the same order, seeds and losses; curves, measures and similarities must be
 equal to 1e-5, or the benchmark stops. The published way reads with the package's own reader, which favours it.
 
-What was not computed is scaled, and the record says from what: a run of no epochs is its start and its end, what an
-epoch adds to it is taken times the study's epochs, and a cell left out counts as the mean of its phase and protocol.
+What was not computed is scaled, and the record says from what: the time in a run's epochs to the study's number of
+them, and a cell left out counts as the mean of its phase and protocol.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from frames_matter.base.seeds import seed_everything, stable_seed
 from frames_matter.data.dataset import VideoCaptionDataset
 from frames_matter.model.preprocessing import preprocess
 from frames_matter.model.tokenizer import tokenizer_for
-from frames_matter.model.training import Pairs
+from frames_matter.model.training import Pairs, fit
 from frames_matter.model.weights import load_viclip
-from frames_matter.study import splits
+from frames_matter.study import measure, splits
 from frames_matter.study.grid import grid
 from frames_matter.study.measure import Outcome, Run, score_pairs, train_and_measure
 from frames_matter.study.spec import RunSpec
@@ -146,14 +146,21 @@ def apart(spec: RunSpec, outcomes: dict[str, Outcome]) -> float:
     return most
 
 
-def timed(spec: RunSpec) -> tuple[dict[str, float], float]:
-    "Seconds of a run by each way, and how far apart they come out."
-    seconds, outcomes = {}, {}
-    for way, do in WAYS.items():
+def timed(do: Callable[[RunSpec], Outcome], spec: RunSpec) -> tuple[Outcome, float, float]:
+    "A run, its seconds, and those of them that went into its epochs."
+    in_epochs = 0.0
+
+    def fit_timed(*of, **how) -> dict[str, list[float]]:
+        nonlocal in_epochs
         start = time.perf_counter()
-        outcomes[way] = do(spec)
-        seconds[way] = time.perf_counter() - start
-    return seconds, apart(spec, outcomes)
+        curves = fit(*of, **how)
+        in_epochs += time.perf_counter() - start
+        return curves
+
+    start = time.perf_counter()
+    with mock.patch.object(measure, "fit", fit_timed):
+        outcome = do(spec)
+    return outcome, time.perf_counter() - start, in_epochs
 
 
 # --- the grid ---
@@ -184,12 +191,13 @@ def sampled(specs: list[RunSpec], cells: int) -> list[RunSpec]:
 
 
 def whole_run(spec: RunSpec, epochs: int) -> tuple[dict[str, float], float]:
-    "Seconds of a run to its end by each way, scaled where these are fewer epochs; and how far apart they come out."
-    if epochs >= spec.epochs:
-        return timed(spec)
-    ends, _ = timed(dataclasses.replace(spec, epochs=0))
-    some, most = timed(dataclasses.replace(spec, epochs=epochs))
-    return {way: ends[way] + (some[way] - ends[way]) * spec.epochs / epochs for way in WAYS}, most
+    "Seconds of a run to its end by each way, from those of its first epochs; and how far apart they come out."
+    short = dataclasses.replace(spec, epochs=min(epochs, spec.epochs))
+    seconds, outcomes = {}, {}
+    for way, do in WAYS.items():
+        outcomes[way], whole, in_epochs = timed(do, short)
+        seconds[way] = whole + in_epochs * (spec.epochs / short.epochs - 1)
+    return seconds, apart(short, outcomes)
 
 
 def measured(cells: int, epochs: int) -> tuple[dict[str, float], list[dict], dict]:
