@@ -62,7 +62,16 @@ def test_a_process_of_its_own_gives_what_it_prints(tmp_path):
     assert measure.in_own_process(str(script), 7) == [7]
     with pytest.raises(UserError, match="script.py x failed: .*ZeroDivisionError"):
         measure.in_own_process(str(script), "x")
-    assert 0.01 < measure.peak_gb() < 100
+
+
+def test_a_peak_is_the_process_s_own(tmp_path):
+    "Not that of the parent, which a new process's rusage begins with."
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nsys.path.insert(0, sys.argv[1])\nimport _measure\nprint(_measure.peak_gb())\n")
+    before, held = measure.peak_gb(), b"x" * 400_000_000
+    with_it = measure.peak_gb()
+    assert with_it > 0.39 and with_it >= before and len(held) == 400_000_000
+    assert 0.01 < measure.in_own_process(str(script), measure.SCRIPTS) < 0.35
 
 
 def test_a_command_is_watched(tmp_path):
