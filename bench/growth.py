@@ -2,7 +2,7 @@
 
     frames-matter bench growth                  about three minutes on two cores
     python bench/growth.py --clips 50,500,5000  more clips; a quarter of an hour
-    python bench/growth.py --only "a query" --most 10000
+    python bench/growth.py --only "a hundred queries"
 
 Each size of each step is done once in a process of its own. The exponent is the slope of its logarithms from the second
 largest size to the largest; memory is what the step adds to the peak of its process. Clips are those of the mini world,
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--here", type=int, help=argparse.SUPPRESS)
     args, before = parser.parse_args(), load()
     torch.set_num_threads(1)
-    names = [choose(args.only, STEPS, "step") and args.only] if args.only else list(STEPS)
+    names = [choose(args.only, list(STEPS), "step")] if args.only else list(STEPS)
     if args.here:
         return print(json.dumps(measure_here(names[0], args.here)))
     if not (data_dir(get_profile("mini")) / "clips").is_dir():
