@@ -42,6 +42,7 @@ from frames_matter.video.frames import read_clip
 from frames_matter.video.kept import FrameCache
 
 PHASES, TOLERANCE = ("first_improvement", "second_improvement"), 1e-5
+CELLS, EPOCHS = 2, 2  # of each phase and protocol; of each run: fewer are not kept
 ANEW = "every step anew"
 
 # --- the published way ---
@@ -235,8 +236,8 @@ def stages_of(total: dict[str, float], rows: list[dict], scaled: dict) -> list[d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--cells", type=int, default=2, help="of each phase and protocol, one seed")
-    parser.add_argument("--epochs", type=int, default=2, help="of each run, at most those of the study")
+    parser.add_argument("--cells", type=int, default=CELLS, help="of each phase and protocol, one seed")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each run, at most those of the study")
     args, before = parser.parse_args(), load()
     if min(args.cells, args.epochs) < 1:
         raise UserError("A grid has at least one cell and one epoch.")
@@ -245,9 +246,9 @@ def main() -> None:
         total, rows, scaled = measured(args.cells, args.epochs)
     timed_runs = f"{scaled['timed']} of {scaled['runs']} runs timed, at most {args.epochs} epochs each"
     what = f"one process, one thread; {timed_runs}, the rest scaled from them; both ways equal to {TOLERANCE:g}"
-    default = (args.cells, args.epochs) == (parser.get_default("cells"), parser.get_default("epochs"))
+    keep = args.cells >= CELLS and args.epochs >= EPOCHS
     more = dict(scaled=scaled, apart=max(row["apart"] for row in rows), rows=rows)
-    write_record("grid", what, stages_of(total, rows, scaled), ("torch", "av"), before, keep=default, **more)
+    write_record("grid", what, stages_of(total, rows, scaled), ("torch", "av"), before, keep=keep, **more)
 
 
 if __name__ == "__main__":
