@@ -1,4 +1,4 @@
-"What README and CONTRIBUTING say is so: their examples run, their links lead somewhere, the layout is the tree."
+"What README and CONTRIBUTING say is so: README's examples run, links lead somewhere, the layout is the tree."
 
 import os
 import re
@@ -46,15 +46,9 @@ def test_examples_of_readme_run(code, folder):
     assert len(rows) == 2, "one cosine for each of the two captions"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("code", examples(CONTRIBUTING))
-def test_examples_of_contributing_run(code, folder):
-    done = run(code, folder)
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_examples_are_there():
-    assert len(examples(README)) == 3 and len(examples(CONTRIBUTING)) == 3
+    assert len(examples(README)) == 3
+    assert not examples(CONTRIBUTING), "what adds to the package is shown on a page of nbs/howto, which tests run"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *COMMUNITY])
