@@ -38,7 +38,7 @@ def _checked_square(similarity):
         raise UserError("A cosine gap needs finite similarities; this matrix holds NaN or infinity.")
     return s
 
-
+# %% ../../nbs/lessons/05_cosine_gap.ipynb #7a3ef007
 def clip_gaps(similarity: Any, kind: str = "hardest") -> np.ndarray:
     """For each clip, the cosine of its own caption minus that of the wrong ones.
 
@@ -66,7 +66,7 @@ def clip_gaps(similarity: Any, kind: str = "hardest") -> np.ndarray:
     negatives = s.T[~np.eye(B, dtype=bool)].reshape(B, B - 1).T  # (B-1, B): for each clip, every caption but its own
     return s.diagonal() - negatives_of(negatives)
 
-
+# %% ../../nbs/lessons/05_cosine_gap.ipynb #7a3ef005
 def cosine_gap(similarity: Any, kind: str = "hardest") -> float:
     """The mean of `clip_gaps` over clips.
 
