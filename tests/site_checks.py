@@ -63,7 +63,7 @@ def parses(page, site):
     if page.broken:
         yield None, page.broken
     path = site.root / page.path
-    if path.suffix == ".ipynb" and path.is_file():
+    if path.suffix == ".ipynb" and not page.staged:
         try:
             nbformat.validate(nbformat.read(path, as_version=4))
         except Exception as e:
@@ -197,8 +197,8 @@ def references(page, site):
 def vocabulary():
     "Every name that code and configuration of the package use: a name in backticks that is none of them is stale."
     words = set()
-    for path in sorted((ROOT / "frames_matter").rglob("*.py*")):
-        if path.suffix in (".py", ".pyi") and path.name != "_modidx.py":
+    for path in [p for folder in ("frames_matter", "tests", "bench") for p in (ROOT / folder).rglob("*.py*")]:
+        if path.suffix in (".py", ".pyi") and path.name not in ("_modidx.py", "test_site.py"):
             words |= words_of(path.read_text(encoding="utf-8"))
     for name in ("settings.ini", "pyproject.toml", "Makefile", "constraints.txt", "_quarto.yml"):
         words |= set(re.findall(r"\w+", (ROOT / name).read_text(encoding="utf-8")))
@@ -278,6 +278,7 @@ FILES = {
     ".safetensors",
     ".pth",
 }
+SHOWN = ("text/plain", "text/html")  # outputs that name columns, keys and fields
 NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)\s*(?:[(\[=].*)?", re.S)
 
 
@@ -318,6 +319,7 @@ def commands():
 def names(page, site):
     "Every code name in backticks that looks like the package's is there."
     own = {word for cell in page.cells if cell.kind == "code" for word in words_of(cell.code)}
+    own |= {word for part in page.parts if part.kind in SHOWN for word in re.findall(r"\w+", part.text)}
     for part, tokens in page.markdown:
         for token in flat(tokens):
             if token.type == "code_inline" and (trouble := stale(token.content, own)):
@@ -556,6 +558,8 @@ def main():
     only = [name for name in told.only.split(",") if name]
     wanted = {p.resolve() for path in told.paths for p in (page_files(path) if path.is_dir() else [path])}
     pages = [p for p in site.pages if not told.paths or (site.root / p.path).resolve() in wanted]
+    if not pages or set(only) - CHECKS.keys():
+        parser.error("no such page" if not pages else f"no such check; there are {', '.join(CHECKS)}")
     found = [fault for page in pages for fault in page_faults(page, site, only)]
     found += [] if told.paths or only else site_faults(site)
     print(*found, sep="\n")

@@ -105,7 +105,7 @@ def rich(output):
         return "text/plain", output["text"]
     if output["output_type"] == "error":
         return "text/plain", "\n".join(output["traceback"])
-    kind = next((kind for kind in RICHEST if kind in output["data"]), "other")
+    kind = next((kind for kind in RICHEST if output["data"].get(kind)), "other")
     return kind, output["data"].get(kind, "")
 
 
