@@ -4,6 +4,9 @@
 Quarto is tried by the step `docs` of tests/all.py, which runs them once more on its result.
 """
 
+import collections.abc
+import dataclasses
+import inspect
 import json
 
 import pytest
@@ -11,6 +14,8 @@ import yaml
 from conftest import ROOT
 from site_checks import CHECKS, configuration, page_faults, same_places, site_faults, templates
 from site_pages import pandoc_id, read_site
+
+from frames_matter._site import described, plain_tables, signature
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 TITLE = ("markdown", "# A page\n\n> What is on it.")
@@ -304,3 +309,59 @@ def test_templates_find(tmp_path, name, text):
 )
 def test_identifiers_are_pandoc_s(text, name):
     assert pandoc_id(text.replace("`", "")) == name
+
+
+# --- what nbdev shows of an exported name ---
+
+
+def example(clips: "list[str] | None", /, k: int = 8, *, seed=0, **options: collections.abc.Sequence) -> int:
+    """What it does.
+
+    More of it, about `clips`.
+
+    Parameters
+    ----------
+    clips : list of str
+        A path each,
+        or none.
+    **options
+        One | another.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+
+
+def test_a_signature_stands_as_it_was_written():
+    told = signature(example, "module.example")
+    assert told == "def example(clips: list[str] | None, /, k: int = 8, *, seed=0, **options: Sequence) -> int"
+
+
+def test_a_long_signature_has_a_parameter_a_line():
+    import frames_matter as fm
+
+    told = signature(fm.Profile, "Profile").splitlines()
+    assert told[:2] == ["class Profile(", "    name: str,"] and told[-1] == ")"
+    assert len(told) == len(dataclasses.fields(fm.Profile)) + 2 and "Meta" not in "".join(told)
+
+
+def test_sections_of_a_docstring_are_tables():
+    words, parameters, raises = described(inspect.getdoc(example))
+    assert words == "What it does.\n\nMore of it, about `clips`."
+    assert parameters.splitlines()[2:] == [
+        "| <code>clips</code> | <code>list of str</code> | A path each, or none. |",
+        "| <code>\\*\\*options</code> |  | One \\| another. |",
+    ]
+    assert "| <code>UserError</code> |  | If there is none. |" in raises
+
+
+def test_a_table_becomes_part_of_the_page(tmp_path):
+    table = {"output_type": "display_data", "data": {"text/html": "<table>\n<td>NaN</td></table>", "text/plain": "a"}}
+    cell = {"outputs": [table, {"output_type": "stream", "name": "stdout", "text": "a"}]}
+    plain_tables(cell)
+    assert cell["outputs"][0]["data"] == {"text/markdown": "```{=html}\n<table>\n<td>NaN</td></table>\n```"}
+    site = write(tmp_path, code("table", cell["outputs"][0]))
+    assert not list(page_faults(site.pages[0], site, ["outside"])), "no script is loaded for it"
+    assert list(page_faults(site.pages[0], site, ["missing"])), "and what is in it is still read"
