@@ -26,7 +26,14 @@ class Documentation(BasicMarkdownRenderer):
             source = "---\n\n"  # a link to the source would lead nowhere
         heading = f"{'#' * self.title_level} {self.nm}"
         block = f"```python\n{signature(self.sym, self.nm)}\n```"
-        return "\n\n".join([source.rstrip(), heading, block, *described(inspect.getdoc(self.sym) or "")])
+        shown = [source.rstrip(), heading, places(self.sym, self.nm), block]
+        return "\n\n".join([*filter(None, shown), *described(inspect.getdoc(self.sym) or "")])
+
+
+def places(thing: Any, name: str) -> str:
+    "Where nbdev's links to the methods of a class lead: to the class."
+    own = vars(thing) if isinstance(thing, type) else {}
+    return "".join(f"[]{{#{name}.{method}}}".lower() for method in own if not method.startswith("_"))
 
 
 def signature(thing: Any, name: str) -> str:

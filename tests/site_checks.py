@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import nbformat
 import yaml
-from site_pages import INCLUDE, Tags, flat, is_html, page_files, read_site, texts, title_of
+from site_pages import INCLUDE, MARKDOWN, Tags, flat, is_html, page_files, read_site, texts, title_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDEST = 100  # characters of a preformatted line
@@ -126,8 +126,8 @@ def unparsed(page, site):
     for part, html in page.html:
         if part.is_output and (found := marks.search(" ".join(word for word, _ in html.words))):
             yield part.cell, f"in HTML: {short(found[0])}"
-    for part, tokens in page.markdown:
-        for token in flat(tokens):
+    for part, _ in page.markdown:
+        for token in flat(MARKDOWN.parse(part.text.replace("\\*", ""))):  # one that is meant is written so
             if token.type == "text" and "**" in token.content:
                 yield part.cell, f"`**` without its other half: {short(token.content)}"
 

@@ -15,7 +15,7 @@ from conftest import ROOT
 from site_checks import CHECKS, configuration, page_faults, same_places, site_faults, templates
 from site_pages import pandoc_id, read_site
 
-from frames_matter._site import described, plain_tables, signature
+from frames_matter._site import described, places, plain_tables, signature
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 TITLE = ("markdown", "# A page\n\n> What is on it.")
@@ -206,6 +206,7 @@ GOOD = [
     ("code", '#| fig-cap: two\n#| fig-alt: ["one", "two"]\ndraw()', FIGURE, FIGURE),
     ("code", "#| hide\nsetup()", "x" * 200, FIGURE),
     ("code", "#| output: false\nsetup()", "x" * 200),
+    ("markdown", "Options as <code>\\*\\*options</code>."),
     ("code", "sentence", "A matrix must not hold NaN, it says; .../clips/clip.mp4 lies at 12.50000 or [1, 2]."),
     ("code", "sentence", output(markdown="**Bold**, and `ViCLIPConfig`", plain="<Markdown>" * 20)),
     ("code", "table", output(html='<table><tr><td>1.5</td></tr></table><img src="picture.png" alt="a dot">')),
@@ -245,7 +246,7 @@ def test_nothing_is_found_on_a_good_page(tmp_path):
 def test_a_table_that_asks_for_scripts_is_found_once_it_is_staged(tmp_path):
     write(tmp_path, GOOD)
     site = read_site(tmp_path, staged=True)
-    assert [fault.cell for fault in page_faults(site.pages[0], site, ["outside"])] == [10]
+    assert [fault.cell for fault in page_faults(site.pages[0], site, ["outside"])] == [11]
 
 
 def test_a_prefix_of_numbers_is_not_on_the_site(tmp_path):
@@ -345,6 +346,15 @@ def test_a_long_signature_has_a_parameter_a_line():
     told = signature(fm.Profile, "Profile").splitlines()
     assert told[:2] == ["class Profile(", "    name: str,"] and told[-1] == ")"
     assert len(told) == len(dataclasses.fields(fm.Profile)) + 2 and "Meta" not in "".join(told)
+
+
+def test_links_to_methods_lead_to_their_class(tmp_path):
+    class Thing:
+        def does(self):
+            pass
+
+    site = write(tmp_path, code("show_doc(Thing)", output(markdown=f"### Thing\n\n{places(Thing, 'Thing')}")))
+    assert {"thing", "thing.does"} <= site.pages[0].anchors and places(example, "example") == ""
 
 
 def test_sections_of_a_docstring_are_tables():
