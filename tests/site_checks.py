@@ -10,6 +10,7 @@ import argparse
 import ast
 import builtins
 import importlib
+import itertools
 import keyword
 import re
 import sys
@@ -338,7 +339,10 @@ def preformatted(page):
         blocks = [t for t in flat(tokens) if t.type in ("fence", "code_block") and not is_html(t)]
         yield from ((part.cell, t.content, WIDEST_CODE if t.info else WIDEST) for t in blocks)
     for part, html in page.html:
-        yield from ((part.cell, word, WIDEST) for word, is_pre in html.words if is_pre)
+        is_code = any("highlight" in (attributes.get("class") or "") for _, attributes in html.tags)
+        for is_pre, words in itertools.groupby(html.words, key=lambda word: word[1]):
+            if is_pre:
+                yield part.cell, "".join(word for word, _ in words), WIDEST_CODE if is_code else WIDEST
 
 
 @check

@@ -150,6 +150,8 @@ BAD = {
         code("print(sentence)", {"output_type": "stream", "name": "stdout", "text": "a\n" + "x" * 101}),
         code("block", output(markdown="```\n" + "x" * 101 + "\n```")),
         code("block", output(html=f"<pre>{'x' * 101}</pre>")),
+        code("block", output(html=f"<pre>{'x' * 60}<b>{'x' * 60}</b></pre>")),
+        code("block", output(html=f'<div class="highlight"><pre>{"x" * 121}</pre></div>')),
         markdown("```python\n" + "x" * 121 + "\n```"),
     ],
     "missing": [
@@ -206,6 +208,7 @@ GOOD = [
     ("code", '#| fig-cap: two\n#| fig-alt: ["one", "two"]\ndraw()', FIGURE, FIGURE),
     ("code", "#| hide\nsetup()", "x" * 200, FIGURE),
     ("code", "#| output: false\nsetup()", "x" * 200),
+    ("code", "source", output(html=f'<div class="highlight"><pre>{"x" * 120}\n{"x" * 120}</pre></div>')),
     ("markdown", "Options as <code>\\*\\*options</code>."),
     ("code", "sentence", "A matrix must not hold NaN, it says; .../clips/clip.mp4 lies at 12.50000 or [1, 2]."),
     ("code", "sentence", output(markdown="**Bold**, and `ViCLIPConfig`", plain="<Markdown>" * 20)),
@@ -246,7 +249,7 @@ def test_nothing_is_found_on_a_good_page(tmp_path):
 def test_a_table_that_asks_for_scripts_is_found_once_it_is_staged(tmp_path):
     write(tmp_path, GOOD)
     site = read_site(tmp_path, staged=True)
-    assert [fault.cell for fault in page_faults(site.pages[0], site, ["outside"])] == [11]
+    assert [fault.cell for fault in page_faults(site.pages[0], site, ["outside"])] == [8, 12]
 
 
 def test_a_prefix_of_numbers_is_not_on_the_site(tmp_path):
