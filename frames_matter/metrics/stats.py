@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
+from scipy.special import stdtrit
 from scipy.stats import norm
-from scipy.stats import t as student
 
 from ..base.errors import UserError
 from .retrieval import as_array
@@ -29,7 +29,8 @@ Scores = Any  # (queries,), (seeds, queries), or a DataFrame with a row a run: s
 def _by_run(scores: Scores) -> Any:
     "Scores with a row a run, known by its seed and whatever else is in the index; (queries,) where no seed has a say."
     if isinstance(scores, pd.DataFrame):
-        return scores.groupby(level=list(range(scores.index.nlevels))).mean()
+        unique = scores.index.is_unique  # then there is nothing to average, and grouping would take its time
+        return scores.sort_index() if unique else scores.groupby(level=list(range(scores.index.nlevels))).mean()
     scores = as_array(scores)
     if scores.ndim not in (1, 2):
         raise UserError(f"Scores are (queries,) or (seeds, queries); these have shape {scores.shape}.")
@@ -70,7 +71,8 @@ def paired(a: Scores, b: Scores) -> tuple[np.ndarray, int]:
         raise UserError("Scores to compare must be finite; some are not.")
     if not isinstance(d, pd.DataFrame):
         return d[None], 0
-    d = d.groupby(level=0).mean()
+    if d.index.nlevels > 1:
+        d = d.groupby(level=0).mean()
     return d.to_numpy(), len(d)
 
 # %% ../../nbs/metrics/stats.ipynb #5d74e0ee
@@ -105,6 +107,11 @@ def mean_squares(d: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, ...]:
     return mean, by_video, by_seed, rest
 
 # %% ../../nbs/metrics/stats.ipynb #4274e61d
+def _student(p: Any, freedom: int) -> Any:
+    "Student's t that is exceeded with a chance of p; as `scipy.stats.t.isf`, without its checks of every call."
+    return -stdtrit(freedom, p)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean, and what is known of its error.
@@ -136,11 +143,11 @@ class Estimate:
 
     def quantile(self, p: float) -> Any:
         "How many standard errors the mean lies too high with a chance of p, at most a half."
-        by_videos = student.isf(p, self.videos - 1)
+        by_videos = _student(p, self.videos - 1)
         if not self.seeds:
             return by_videos
         weight = np.asarray(self.share) ** (0.4 * (self.seeds - 1))
-        return by_videos + weight * (student.isf(p, self.seeds - 1) - by_videos)
+        return by_videos + weight * (_student(p, self.seeds - 1) - by_videos)
 
     def interval(self, level: float = 0.95) -> tuple[Any, Any]:
         "Low and high end, in the unit of the value."
@@ -266,7 +273,7 @@ def for_further_seeds(values: Sequence[float], seeds: int = 1) -> tuple[float, f
     known = np.asarray(values, dtype=float)
     if len(known) < LEAST_SEEDS:
         return np.nan, np.nan
-    reach = student.isf(0.025, len(known) - 1) * known.std(ddof=1) * np.sqrt(1 / len(known) + 1 / seeds)
+    reach = _student(0.025, len(known) - 1) * known.std(ddof=1) * np.sqrt(1 / len(known) + 1 / seeds)
     return float(known.mean() - reach), float(known.mean() + reach)
 
 # %% ../../nbs/metrics/stats.ipynb #c0e1fe05
