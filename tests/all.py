@@ -148,7 +148,7 @@ if __name__ == "__main__":  # it starts processes
 
 
 def docs():
-    "the site's pages can be made: imports, exports and show_doc run by themselves"
+    "the site's pages can be made: imports, exports and show_doc run by themselves; and nothing is wrong with them"
     with tempfile.TemporaryDirectory() as d:
         copy = copy_of_sources(Path(d))
         (copy / "pages.py").write_text(DOCS)
@@ -156,6 +156,8 @@ def docs():
         sh(sys.executable, "pages.py", cwd=copy, env=SMOKE | {"PYTHONPATH": str(copy)}, advice=advice)
         made = tree(copy / "_proc", "*.ipynb")
         assert made.keys() == tree(ROOT / "nbs", "*.ipynb").keys(), f"pages: {', '.join(made)}"
+        advice = "the same on a page of nbs/: python tests/site_checks.py nbs/..."
+        sh(sys.executable, ROOT / "tests" / "site_checks.py", "--staged", copy / "_proc", advice=advice)
 
 
 def lessons():
@@ -261,7 +263,7 @@ def wheel():
 SIDE_BY_SIDE = [lessons, notebooks, alias, report], [docs, wheel, types, environment, style, workflows, export, clean]
 STEPS = [*SIDE_BY_SIDE[0], *SIDE_BY_SIDE[1], pytest]
 QUICK = [style, types, workflows, export, clean, units]
-QUICK_TESTS = ["package", "face", "documents", "workflows", "licences", "contracts", "tokens", "preprocessing"]
+QUICK_TESTS = ["package", "face", "documents", "workflows", "site", "licences", "contracts", "tokens", "preprocessing"]
 
 
 def one_by_one(steps):
