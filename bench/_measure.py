@@ -1,22 +1,27 @@
 "What benchmarks of this folder share: ways measured in turns, the form of a record, the page; none itself."
 
+import ast
 import gc
 import json
 import os
 import platform
+import re
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
+from frames_matter.base.errors import UserError
 from frames_matter.base.files import atomic_path, atomic_write, project_root
-from frames_matter.report.style import COLOURS
 
 OURS = "frames_matter"  # among the ways of a stage
 FOLDER = project_root() / "results" / "bench"
+SCRIPTS = Path(__file__).parent
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -62,22 +67,58 @@ def _row(seconds: list[float], own: float) -> dict[str, float]:
     }
 
 
+def peak_gb() -> float:
+    "The most memory that this process has had so far, without what its parent had, which Linux's rusage begins with."
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return round(1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) / 1e9, 3)
+    import resource  # not of every system
+
+    return _gb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _gb(maxrss: int) -> float:
+    "What a system tells of a process's memory, in GB: macOS in bytes, others in kilobytes."
+    return round(maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 3)
+
+
+def in_own_process(script: str, *words: object) -> Any:
+    "What a benchmark prints, as JSON, called with these words: for memory, which a process does not give back."
+    done = subprocess.run([sys.executable, script, *map(str, words)], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{Path(script).name} {' '.join(map(str, words))} failed: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def watched(
+    command: list[str], fine: tuple[int, ...] = (0,), cwd: Path | None = None, **environment: str
+) -> tuple[dict[str, float], str]:
+    "Run a command: its seconds, CPU seconds and peak resident memory in GB, and what it printed."
+    start = time.perf_counter()
+    env, pipe = os.environ | environment, subprocess.PIPE
+    process = subprocess.Popen(command, env=env, cwd=cwd, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) not in fine:
+        raise UserError(f"{' '.join(map(str, command))} failed: {printed.strip()[-2000:]}")
+    costs = {
+        "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_gb": _gb(usage.ru_maxrss),
+    }
+    return costs, printed
+
+
 def load() -> float:
     "Processes that wanted to run in the last minute, in the mean; of systems that do not tell, none."
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
-def write_record(
-    name: str,
-    what: str,
-    stages: list[dict],
-    packages: Iterable[str],
-    load_before: float,
-    keep: bool = True,
-    **more: object,
-) -> None:
-    "Print what was measured, with the machine and the versions; keep it in results/bench, and write the page anew."
-    record = {
+def record_of(
+    name: str, what: str, stages: list[dict], packages: Iterable[str], load_before: float, **more: object
+) -> dict[str, Any]:
+    "What was measured, with the machine and the versions."
+    return {
         "command": f"frames-matter bench {name}",
         "what": what,
         "stages": stages,
@@ -86,10 +127,23 @@ def write_record(
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load": {"before": load_before, "after": load()},
     }
+
+
+def write_record(name: str, *of: Any, keep: bool = True, **more: object) -> None:
+    "Print a `record_of` what was measured; keep it in results/bench, and write the page anew."
+    record = record_of(name, *of, **more)
     print(json.dumps(record, indent=1))
     if keep:
-        atomic_write(FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        keep_record(name, record)
+
+
+def keep_record(name: str, record: Mapping[str, Any]) -> None:
+    "Write a record into results/bench, and the page anew where its figure can be drawn."
+    atomic_write(FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    if find_spec("matplotlib"):
         write_page()
+    else:
+        print("There is no matplotlib here; the page is written by the next benchmark where there is.")
 
 
 # --- the page ---
@@ -99,6 +153,17 @@ def records() -> list[dict]:
     "Those of the folder that have stages, by name."
     read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
     return [record for record in read if "stages" in record]
+
+
+def other_benchmarks() -> list[str]:
+    "Scripts that take nothing from here, as they set no time beside another: what each asks, by its first words."
+    told = []
+    for path in sorted(SCRIPTS.glob("[!_]*.py")):
+        source = path.read_text(encoding="utf-8")
+        if "from _measure import" not in source:
+            words = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0]
+            told.append(f"- `frames-matter bench {path.stem}`: {' '.join(words.split())}")
+    return told
 
 
 def shown(seconds: float) -> str:
@@ -116,6 +181,10 @@ def write_page() -> None:
             cells = [of["stage"], shown(own["seconds"]), spread, _told(of["ways"]), _told(of.get("limit", {}))]
             lines.append(f"| {' | '.join(cells)} |")
     commands = [f"- `{record['command']}`: {record['what']}. {_circumstances(record)}" for record in records()]
+    grown = [line for record in records() for line in _growth(record.get("growth", []))]
+    others = other_benchmarks()
+    beside = ["", "These ask other things than how fast:", "", *others] if others else []
+    figures = [f"![{told}]({name})" for record in records() for name, told in record.get("figures", {}).items()]
     text = f"""# What every stage takes
 
 Each stage is measured beside its peer, or the naive form, in turns in one run; medians. A benchmark is no test: what
@@ -123,10 +192,10 @@ counts are the ratios of one row, not seconds of two rows that were measured at 
 
 ![Every stage's peers and limit, in times of what it takes here](times.svg)
 
-{chr(10).join(lines)}
+{chr(10).join([*lines, *grown])}
 
-{chr(10).join(commands)}
-"""
+{chr(10).join([*commands, *beside])}
+{"".join(f"{chr(10)}{figure}{chr(10)}" for figure in figures)}"""
     atomic_write(FOLDER / "README.md", text)
     _draw([of for record in records() for of in record["stages"]])
 
@@ -135,12 +204,35 @@ def _told(ways: Mapping[str, Mapping[str, float]]) -> str:
     return ", ".join(f"{way} {row['times_ours']:.3g}" for way, row in ways.items() if way != OURS) or "–"
 
 
+def _growth(steps: list[dict]) -> list[str]:
+    "A table of how time and memory grow."
+    if not steps:
+        return []
+    lines = ["", "| how it grows | sizes | seconds | GB added | exponent, of memory | mathematics |"]
+    lines.append("| --- | --- | --- | --- | --- | ---: |")
+    for step in steps:
+        rows = step["rows"]
+        sizes = " / ".join(f"{row['n']:,}" for row in rows)
+        seconds, added = (" / ".join(f"{row[of]:.2g}" for row in rows) for of in ("seconds", "added_gb"))
+        exponents = [step.get(of) for of in ("exponent", "exponent_of_memory")]
+        told = ", ".join("–" if of is None else f"{of:.2f}" for of in exponents)
+        lines.append(
+            f"| {step['step']} | {sizes} {step['of']} | {seconds} | {added} | {told} | {step['mathematics']} |"
+        )
+    return lines
+
+
 def _circumstances(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return f"{record['machine']}; load {record['load']['before']} before; {versions}."
+    busy = f"load {record['load']['before']} before" if "load" in record else "load not recorded"
+    return f"{record['machine']}; {busy}; {versions}."
 
 
 def _draw(stages: list[dict]) -> None:
+    import matplotlib.pyplot as plt  # here, as benchmarks run where it is not installed, too
+
+    from frames_matter.report.style import COLOURS
+
     fig, ax = plt.subplots(figsize=(8, 0.4 * len(stages) + 1.2), layout="constrained")
     for y, of in enumerate(stages):
         peers = [row["times_ours"] for way, row in of["ways"].items() if way != OURS]

@@ -38,11 +38,12 @@ from typing import NamedTuple
 
 import ffmpeg
 import pandas as pd
+from _measure import OURS, keep_record, load, record_of, stage
 from _script import run_script
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.ffmpeg import find_ffmpeg
-from frames_matter.base.files import atomic_path, atomic_write, file_sha256, project_root
+from frames_matter.base.files import atomic_path, file_sha256, project_root
 from frames_matter.base.profiles import get_profile
 from frames_matter.data import loopback
 from frames_matter.data.engine import ray_cluster, run_jobs
@@ -529,6 +530,22 @@ DEFINITIONS = {
 }
 
 
+def stages_of(record: dict) -> list[dict]:
+    "What of the record sets a time beside another."
+    stages = []
+    if built := record.get("overhead"):
+        least = {"its ffmpeg processes alone": [built["ffmpeg_seconds"] / built["workers"]]}
+        stages.append(stage(f"{built['clips']} clips of {built['sources']} films", {OURS: [built["seconds"]]}, least))
+    if handed := record.get("engine"):
+        ways = {OURS: [handed["jobs"] / handed["threads_per_second"]]}
+        ways["Ray"] = [handed["jobs"] / handed["ray_per_second"]]
+        stages.append(stage(f"{handed['jobs']:,} empty jobs handed out", ways))
+    if fetched := record.get("network"):
+        ways = {OURS: [fetched["section"]["seconds"]], "the whole film": [fetched["whole"]["seconds"]]}
+        stages.append(stage("a clip of a long film fetched, site on this machine", ways))
+    return stages
+
+
 def versions() -> dict[str, str]:
     "Of all that is timed."
     said = subprocess.run([find_ffmpeg(), "-version"], capture_output=True, text=True, check=True).stdout
@@ -538,10 +555,10 @@ def versions() -> dict[str, str]:
 
 def measure(name: str, folder: Path) -> dict:
     "One part, with what else is needed to judge its numbers."
-    load = round(os.getloadavg()[0], 2)
+    before = load()
     found = PARTS[name](folder)
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    return found | {"load_before": load, "machine": machine, "versions": versions()}
+    return found | {"load_before": before, "machine": machine, "versions": versions()}
 
 
 def main() -> None:
@@ -556,12 +573,18 @@ def main() -> None:
         raise UserError("This benchmark watches processes through /proc; run it on Linux.")
     folder = project_root() / "data" / "bench" / "build"
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"command": "frames-matter bench build", "definitions": DEFINITIONS}
-    if RESULT.is_file():
-        record |= json.loads(RESULT.read_text())
+    parts, before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}, load()
     for name in args.part or PARTS:
-        record[name] = measure(name, folder)
-        atomic_write(RESULT, json.dumps(record, indent=1) + "\n")
+        parts[name] = measure(name, folder)
+        keep_parts(parts, before)
+
+
+def keep_parts(parts: dict, before: float) -> None:
+    "The record with those parts that there are, whenever they were measured."
+    of = {name: parts[name] for name in PARTS if name in parts}
+    what = f"parts measured one by one: {', '.join(of)}; each with its own load and versions in the record"
+    record = record_of("build", what, stages_of(of), ("yt-dlp", "decord2", "ray"), before)
+    keep_record("build", record | {"definitions": DEFINITIONS} | of)
 
 
 if __name__ == "__main__":

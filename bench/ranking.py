@@ -4,13 +4,12 @@ their features alone, beside the matrix product without any ranks.
     frames-matter bench ranking
 """
 
-import resource
-import subprocess
+import json
 import sys
 import time
 
 import numpy as np
-from _measure import OURS, in_turns, load, stage, write_record
+from _measure import OURS, in_own_process, in_turns, load, peak_gb, stage, write_record
 from _script import run_script
 from scipy.stats import rankdata
 
@@ -68,16 +67,15 @@ def at_scale() -> None:
     start = time.perf_counter()
     feature_ranks(video, text, np.arange(MANY))
     ours = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_gb()
     start = time.perf_counter()
     product_alone(video, text)
-    print(ours, time.perf_counter() - start, peak)
+    print(json.dumps([ours, time.perf_counter() - start, peak]))
 
 
 def main() -> None:
     before = load()
-    said = subprocess.run([sys.executable, __file__, "at scale"], capture_output=True, text=True, check=True).stdout
-    ours, product, peak = map(float, said.split())
+    ours, product, peak = in_own_process(__file__, "at scale")
     many = stage(
         f"the same from features, {MANY:,} x {MANY:,}", {OURS: [ours]}, {"the matrix product alone": [product]}
     )

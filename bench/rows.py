@@ -12,26 +12,21 @@ dirt of the real one. It is kept in data/bench and used again.
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
-import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from _measure import OURS, load, stage, watched, write_record
 from _script import run_script
 
 from frames_matter.base.errors import UserError
-from frames_matter.base.files import atomic_path, atomic_write, project_root
+from frames_matter.base.files import atomic_path, project_root
 
 ROWS = 17_573_429  # of InternVid's AES table
 ROWS_A_PIECE = 1_000_000
 MAX_SECONDS, MAX_GB = 10, 1.5
-RESULT = project_root() / "results" / "bench" / "rows.json"
 ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", np.uint8)
 VOCABULARY = """
 a man woman dog cat is playing walking cooking standing guitar ball in on near the park street kitchen while people
@@ -101,32 +96,13 @@ def make_table(rows: int) -> Path:
     return folder
 
 
-def measured(command: list[str], **environment: str) -> tuple[dict, str]:
-    "Run a command: its seconds, CPU seconds and peak resident memory in GB, and what it printed."
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise UserError(f"{' '.join(map(str, command))} failed: {printed.strip()}")
-    bytes_a_unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    costs = {
-        "seconds": round(time.perf_counter() - start, 2),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "peak_gb": round(usage.ru_maxrss * bytes_a_unit / 1e9, 2),
-    }
-    return costs, printed
-
-
 def measure_select(rule: str, folder: Path, rows: int, candidates: int, **environment: str) -> dict:
     "What `dataset select` by this rule costs; an error if it chose otherwise than it was asked to."
     start = [sys.executable, "-c", "from frames_matter.cli import main; main()"]
     words = ["dataset", "select", "-p", "internvid", "--rows", str(folder), "--rule", rule]
     options = ["--candidates", str(candidates), "-o", "min_score=4.0"]
     with tempfile.TemporaryDirectory() as home:
-        costs, printed = measured([*start, *words, *options], FRAMES_MATTER_HOME=home, **environment)
+        costs, printed = watched([*start, *words, *options], FRAMES_MATTER_HOME=home, **environment)
         record = json.loads((Path(home) / "data_manifest" / "internvid" / "selection.json").read_text())
     seen_too_few = rule == "hash" and record["rows_seen"] != rows
     if record["candidates"] != candidates or seen_too_few:
@@ -136,17 +112,14 @@ def measure_select(rule: str, folder: Path, rows: int, candidates: int, **enviro
     return costs
 
 
-def record_of(runs: dict[str, dict], rows: int, candidates: int, threads: int, size: int) -> dict:
-    "The measurement and how it came about."
-    table = f"{candidates} candidates of {rows} rows, {size} bytes of parquet"
-    return {
-        "command": "frames-matter bench rows",
-        "what": f"{table}, {threads} threads, whole process with start and checksums",
-        "runs": runs,
-        "limit": {"seconds": MAX_SECONDS, "peak_gb": MAX_GB},
-        "versions": {"python": platform.python_version(), "polars": metadata.version("polars")},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
+def stages_of(runs: dict[str, dict], rows: int, candidates: int) -> list[dict]:
+    "Each rule, with the columns read and counted beside it as the least."
+    counted = {"the columns read and counted": [runs["count only"]["seconds"]]}
+    words = {"hash": "every row looked at", "first": "the first that do"}
+    return [
+        stage(f"{candidates:,} of {rows:,} rows, {how}", {OURS: [runs[rule]["seconds"]]}, counted)
+        for rule, how in words.items()
+    ]
 
 
 def show(runs: dict[str, dict], rows: int, candidates: int, threads: int, size: int) -> None:
@@ -165,15 +138,16 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    folder = make_table(args.rows)
+    folder, before = make_table(args.rows), load()
     threads = {"POLARS_MAX_THREADS": str(args.threads), "OMP_NUM_THREADS": str(args.threads)}
     runs = {rule: measure_select(rule, folder, args.rows, args.candidates, **threads) for rule in ("hash", "first")}
-    runs["count only"], _ = measured([sys.executable, "-c", COUNT, str(folder)], **threads)
+    runs["count only"], _ = watched([sys.executable, "-c", COUNT, str(folder)], **threads)
     size = sum(path.stat().st_size for path in folder.iterdir())
     show(runs, args.rows, args.candidates, args.threads, size)
-    if args.rows == ROWS:
-        record = record_of(runs, args.rows, args.candidates, args.threads, size)
-        atomic_write(RESULT, json.dumps(record, indent=1) + "\n")
+    limit = {"seconds": MAX_SECONDS, "peak_gb": MAX_GB}
+    what = f"{size} bytes of parquet, {args.threads} threads, whole processes with start and checksums"
+    stages, keep = stages_of(runs, args.rows, args.candidates), args.rows == ROWS
+    write_record("rows", what, stages, ("polars",), before, keep=keep, runs=runs, limit=limit)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ python tests/all.py export wheel these steps only
 
 import filecmp
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from lock import CONSTRAINTS, differences
@@ -117,6 +120,25 @@ def clean():
     changes_nothing("nbdev-clean", "nbs", "*.ipynb")
 
 
+SCHEMAS = {  # of check-jsonschema's own, so that nothing is fetched: what is to be as they say
+    "vendor.github-workflows": ".github/workflows/*.yaml",
+    "custom.github-workflows-require-timeout": ".github/workflows/*.yaml",
+    "vendor.dependabot": ".github/dependabot.yml",
+    "vendor.github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "vendor.github-issue-forms": ".github/ISSUE_TEMPLATE/[!c]*.yml",
+    "vendor.citation-file-format": "CITATION.cff",
+}
+
+
+def workflows(root=ROOT):
+    "check-jsonschema and zizmor: workflows, forms for issues, CITATION.cff"
+    for schema, pattern in SCHEMAS.items():
+        files = sorted(root.glob(pattern))
+        assert files, f"there is no {pattern}"
+        sh(BIN / "check-jsonschema", "--builtin-schema", schema, *files)
+    sh(BIN / "zizmor", "--offline", "--no-progress", "--quiet", "--persona", "auditor", root / ".github")
+
+
 DOCS = """
 from nbdev.serve import proc_nbs
 
@@ -126,7 +148,7 @@ if __name__ == "__main__":  # it starts processes
 
 
 def docs():
-    "the site's pages can be made: imports, exports and show_doc run by themselves"
+    "the site's pages can be made: imports, exports and show_doc run by themselves; and nothing is wrong with them"
     with tempfile.TemporaryDirectory() as d:
         copy = copy_of_sources(Path(d))
         (copy / "pages.py").write_text(DOCS)
@@ -134,6 +156,8 @@ def docs():
         sh(sys.executable, "pages.py", cwd=copy, env=SMOKE | {"PYTHONPATH": str(copy)}, advice=advice)
         made = tree(copy / "_proc", "*.ipynb")
         assert made.keys() == tree(ROOT / "nbs", "*.ipynb").keys(), f"pages: {', '.join(made)}"
+        advice = "the same on a page of nbs/: python tests/site_checks.py nbs/..."
+        sh(sys.executable, ROOT / "tests" / "site_checks.py", "--staged", copy / "_proc", advice=advice)
 
 
 def lessons():
@@ -158,8 +182,8 @@ def alias():
 
 
 def pytest():
-    "pytest in tests/"
-    sh(sys.executable, "-m", "pytest", "tests", show=True)
+    "pytest in tests/, a file at a time on every core"
+    sh(sys.executable, "-m", "pytest", "tests", "-n", "auto", "--maxprocesses", "8", "--dist", "loadfile", show=True)
 
 
 def units():
@@ -239,19 +263,18 @@ def wheel():
         assert (elsewhere / "data_manifest" / "smoke" / "clips.csv").is_file()
 
 
-STEPS = [environment, style, types, export, clean, docs, lessons, notebooks, alias, pytest, report, wheel]
-QUICK = [style, types, export, clean, units]
-QUICK_TESTS = ["package", "face", "documents", "workflows", "contracts", "tokens", "preprocessing"]
+# Two lists that run side by side, each step after the one before it, and then pytest on all cores.
+SIDE_BY_SIDE = [lessons, notebooks, alias, report], [docs, wheel, types, environment, style, workflows, export, clean]
+STEPS = [*SIDE_BY_SIDE[0], *SIDE_BY_SIDE[1], pytest]
+QUICK = [style, types, workflows, export, clean, units]
+QUICK_TESTS = ["package", "face", "documents", "workflows", "site", "licences", "contracts", "tokens", "preprocessing"]
 
 
-def main(names):
-    known = {step.__name__: step for step in [*STEPS, units]}
-    if unknown := [name for name in names if name != "--quick" and name not in known]:
-        sys.exit(f"Unknown step {unknown[0]!r}; valid: {', '.join(known)}.")
-    steps = QUICK if names == ["--quick"] else [known[name] for name in known if name in names] or STEPS
-    failed, start = [], time.perf_counter()
-    for i, step in enumerate(steps, 1):
-        print(f"--- {i}/{len(steps)} {step.__name__}: {step.__doc__}", flush=True)
+def one_by_one(steps):
+    "Do steps and tell of each; returns the names of those that failed."
+    failed = []
+    for step in steps:
+        print(f"--- {step.__name__}: {step.__doc__}", flush=True)
         began = time.perf_counter()
         try:
             step()
@@ -260,10 +283,44 @@ def main(names):
             failed.append(step.__name__)
             result = f"FAILED: {e}" if isinstance(e, AssertionError) else f"FAILED: {type(e).__name__}: {e}"
         print(f"--- {step.__name__} {result} ({time.perf_counter() - began:.1f} s)", flush=True)
-    print(f"it took {time.perf_counter() - start:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return failed
+
+
+def in_a_process(steps):
+    "The same in a process of its own, whose lines are handed on; what it did not tell to be ok has failed."
+    names, fine = [step.__name__ for step in steps], set()
+    command = [sys.executable, __file__, *names]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout:
+            if not line.startswith(SUMMARY):
+                print(line, end="", flush=True)
+            if told := re.match(r"--- (\w+) ok ", line):
+                fine.add(told[1])
+    return [name for name in names if name not in fine]
+
+
+SUMMARY = "=== "
+
+
+def main(names):
+    known = {step.__name__: step for step in [*STEPS, units]}
+    if unknown := [name for name in names if name != "--quick" and name not in known]:
+        sys.exit(f"Unknown step {unknown[0]!r}; valid: {', '.join(known)}.")
+    start = time.perf_counter()
+    if names:
+        steps = QUICK if names == ["--quick"] else [known[name] for name in names]
+        failed = one_by_one(steps)
+    else:
+        steps = STEPS
+        with ThreadPoolExecutor() as threads:
+            failed = [*chain.from_iterable(threads.map(in_a_process, SIDE_BY_SIDE)), *one_by_one([pytest])]
     if failed:
-        print(f"run one step by itself with `.venv/bin/python tests/all.py {failed[0]}`")
-    print(f"{len(steps) - len(failed)} passed, {len(failed)} failed", flush=True)
+        print(f"{SUMMARY}run one step by itself with `.venv/bin/python tests/all.py {failed[0]}`")
+    took = f"it took {time.perf_counter() - start:.0f} s"
+    print(f"{SUMMARY}{took}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    print(f"{SUMMARY}{len(steps) - len(failed)} passed, {len(failed)} failed", flush=True)
     return 1 if failed else 0
 
 

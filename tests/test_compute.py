@@ -106,47 +106,77 @@ def test_operations_of_a_step(large, protocol, kept):
 
 def bench(root, home, *arguments, **env):
     done = subprocess.run(
-        [sys.executable, str(root / "bench" / "finetune.py"), *arguments],
+        [sys.executable, str(root / "bench" / "gpu.py"), *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"FRAMES_MATTER_HOME": str(home), "OMP_NUM_THREADS": "1"} | env,
     )
-    return done, home / "results" / "bench" / "finetune.json"
+    return done, home / "results" / "bench" / "gpu.json"
 
 
 def test_benchmark_runs_small(root, tmp_path):
-    "Both protocols and precisions; it says what it did not measure, and leaves what a GPU measured before."
-    path = tmp_path / "results" / "bench" / "finetune.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"sizes": {"viclip_l": {"rows": []}}}))
-    done, path = bench(root, tmp_path, "--tiny")
+    "Both protocols, every way of computing; each row with its rate, and none past the limit of time."
+    done, path = bench(root, tmp_path, "--tiny", "--batches", "2")
     assert done.returncode == 0, done.stderr
     record = json.loads(path.read_text())
-    assert set(record["sizes"]) == {"viclip_l", "tiny"} and record["not_measured"]
-    rows = record["sizes"]["tiny"]["rows"]
-    assert {(r["protocol"], r["precision"]) for r in rows} == {(p, x) for p in PROTOCOLS for x in ("fp32", "bf16")}
+    rows = record["rows"]
+    ways = {"bf16 eager", "bf16 compiled", "fp32 eager"}
+    assert {(r["protocol"], r["way"]) for r in rows} == {(p, w) for p in PROTOCOLS for w in ways}
     for r in rows:
-        assert r["seconds_per_step"] > 0 and r["flop_per_step"] > 1e6 and r["peak_memory_bytes"] is None
-    assert all(0 < r["fraction_of_peak"] < 1 for r in rows if r["precision"] == "fp32")
+        assert min(r["seconds"]) > 0 and r["flop"] > 1e5 and r["peak_gb"] is None and not r["checkpointing"]
+        assert 0 < r["share_of_peak"] < 1 and r["clips_a_second"] > 0
+    assert not record["gpu"] and all("fp32 eager" in stage["ways"] for stage in record["stages"])
+
+
+def test_benchmark_leaves_what_a_gpu_measured(root, tmp_path):
+    path = tmp_path / "results" / "bench" / "gpu.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(before := json.dumps({"gpu": True, "stages": []}))
+    done, _ = bench(root, tmp_path, "--tiny", "--limit", "0")
+    assert done.returncode == 0 and done.stdout.count("past the limit of time") == 12, done.stderr
+    assert path.read_text() == before
 
 
 def test_benchmark_refuses(root, tmp_path):
-    done, path = bench(root, tmp_path, "--size", "L")
+    done, path = bench(root, tmp_path, "--batches", "many")
     assert (
         done.returncode == 2
-        and done.stderr.startswith("Unknown argument")
-        and "Traceback" not in done.stderr
+        and done.stderr == "Batches are whole numbers by commas, not 'many'.\n"
         and not path.exists()
     )
 
 
-def test_benchmark_measures_the_study_s_model(root, monkeypatch):
-    "Its large size is ViCLIP-L by the profile's batch, frames and learning rate."
+@pytest.fixture
+def gpu_bench(root, monkeypatch):
+    "The benchmark as a module."
     monkeypatch.syspath_prepend(root / "bench")  # what the benchmarks share
-    spec = importlib.util.spec_from_file_location("finetune", root / "bench" / "finetune.py")
+    spec = importlib.util.spec_from_file_location("gpu", root / "bench" / "gpu.py")
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
-    assert module.SIZES["viclip_l"]["config"] == LARGE and module.SIZES["viclip_l"]["device"] == "cuda"
-    assert sum(p.numel() for p in ViCLIP(module.TINY).parameters()) < 1e6
+    return module
+
+
+def test_benchmark_measures_the_study_s_model(gpu_bench):
+    "Its large size is ViCLIP-L."
+    size = gpu_bench.SIZES["viclip_l"]
+    assert size.config == LARGE and size.device == "cuda" and (size.batches[0], size.batches[-1]) == (4, 128)
+    assert sum(p.numel() for p in ViCLIP(gpu_bench.TINY).parameters()) < 1e6
+
+
+def test_what_does_not_fit_is_done_with_gradient_checkpointing(gpu_bench, monkeypatch):
+    "Out of memory once: the same batch again, with less kept. Out of memory twice: it is said."
+    steps = gpu_bench.Steps(gpu_bench.SIZES["tiny"], "published", gpu_bench.PEER)
+    timed, asked = steps.timed, []
+
+    def short_of_memory(batch, checkpointing):
+        asked.append(checkpointing)
+        if not checkpointing or batch > 2:
+            raise torch.OutOfMemoryError
+        return timed(batch, checkpointing)
+
+    monkeypatch.setattr(steps, "timed", short_of_memory)
+    row = steps.measured(2)
+    assert row["checkpointing"] and row["seconds"] and asked == [False, True]
+    assert not steps.measured(4)["seconds"] and asked == [False, True] * 2
 
 
 # --- what a machine cannot do ---

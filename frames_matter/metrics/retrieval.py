@@ -29,7 +29,7 @@ def as_array(values: Any) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as e:
         raise UserError(f"Features and scores are arrays of numbers, not {type(values).__name__} such as this.") from e
 
-
+# %% ../../nbs/lessons/02_baseline.ipynb #b2000061
 def _unit(features):
     "Each row divided by its length."
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
@@ -137,7 +137,7 @@ def _recalls(ranks, direction):
     recalls = {f"{direction}_r{k}": float((ranks <= k).mean() * 100) for k in (1, 5, 10)}
     return recalls | {f"{direction}_mdr": float(np.median(ranks)), f"{direction}_mnr": float(ranks.mean())}
 
-
+# %% ../../nbs/lessons/02_baseline.ipynb #b2000062
 _ROWS = 1024  # of a matrix, looked at together
 
 
@@ -196,7 +196,7 @@ def _metrics(t2v, v2t):
     out = _recalls(t2v, "t2v") | _recalls(v2t, "v2t")
     return out | {"rsum": sum(out[f"{direction}_r{k}"] for direction in ("t2v", "v2t") for k in (1, 5, 10))}
 
-
+# %% ../../nbs/lessons/02_baseline.ipynb #b2000063
 def retrieval_metrics_of_features(
     video: Any, text: Any, positives: Sequence[int] | np.ndarray | None = None
 ) -> dict[str, float]:
@@ -294,7 +294,7 @@ def ndcg(similarity: Any, relevance: Any, k: int = 10) -> float:
     """
     return float(ndcg_each(similarity, relevance, k).mean())
 
-
+# %% ../../nbs/lessons/02_baseline.ipynb #b2000064
 def dual_softmax(similarity: Any, temperature: float = 0.01) -> np.ndarray:
     """Each score weighed by how much its clip prefers the caption to all others of the test. Cheng et al. (2021).
 

@@ -65,7 +65,7 @@ def infonce_from_similarity(similarity: torch.Tensor, *, temperature: float = TE
     true = torch.arange(len(logits), device=logits.device)
     return (cross_entropy(logits, true) + cross_entropy(logits.T, true)) / 2
 
-
+# %% ../../nbs/lessons/03_first_improvement.ipynb #c3000061
 def infonce(video: torch.Tensor, text: torch.Tensor, temperature: float = TEMPERATURE) -> torch.Tensor:
     """InfoNCE between paired embeddings.
 
@@ -131,7 +131,7 @@ def hnac_from_similarity(
     terms = torch.logaddexp(logits + log_weight, torch.full_like(logits, math.log(1e-8)))  # log(w exp(logit) + 1e-8)
     return ((terms.logsumexp(0) + terms.logsumexp(1)) / 2 - logits.diagonal()).mean()
 
-
+# %% ../../nbs/lessons/03_first_improvement.ipynb #c3000062
 def hnac(
     video: torch.Tensor,
     text: torch.Tensor,
@@ -166,7 +166,7 @@ def _others(logits: torch.Tensor) -> torch.Tensor:
     B = len(logits)
     return logits.flatten()[:-1].view(B - 1, B + 1)[:, 1:].reshape(B, B - 1)
 
-
+# %% ../../nbs/lessons/03_first_improvement.ipynb #c3000063
 def margin_from_similarity(
     similarity: torch.Tensor, *, temperature: float = TEMPERATURE, margin: float = 0.1
 ) -> torch.Tensor:
@@ -188,7 +188,7 @@ def margin_from_similarity(
     own = torch.eye(len(similarity)).to(similarity)
     return infonce_from_similarity(similarity - margin * own, temperature=temperature)
 
-
+# %% ../../nbs/lessons/03_first_improvement.ipynb #c3000064
 def constant_from_similarity(
     similarity: torch.Tensor, *, temperature: float = TEMPERATURE, hard_negative_weight: float = HARD_NEGATIVE_WEIGHT
 ) -> torch.Tensor:
@@ -288,7 +288,7 @@ def hard_from_similarity(
         similarity, temperature=temperature, class_prior=class_prior, concentration=concentration
     )
 
-
+# %% ../../nbs/lessons/03_first_improvement.ipynb #c3000065
 def sigmoid_from_similarity(
     similarity: torch.Tensor, *, temperature: float = TEMPERATURE, bias: float | torch.Tensor = -10.0
 ) -> torch.Tensor:
@@ -345,7 +345,7 @@ def soft_from_similarity(
     target = (1 - softness) * torch.eye(len(logits)).to(logits) + softness * likeness
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
 
-
+# %% ../../nbs/lessons/03_first_improvement.ipynb #c3000066
 def oracle_from_similarity(
     similarity: torch.Tensor, *, relevant: torch.Tensor, temperature: float = TEMPERATURE
 ) -> torch.Tensor:

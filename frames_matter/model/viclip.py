@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..base.errors import UserError, is_whole_number
 
@@ -150,13 +151,19 @@ class Transformer(nn.Module):
         super().__init__()
         drops = [drop_path * i / max(1, layers - 1) for i in range(layers)]
         self.resblocks = nn.ModuleList(Block(width, heads, layers, drop) for drop in drops)
+        self.checkpointing = False
 
     def forward(self, x: torch.Tensor, causal: bool = False, first: int | None = None) -> torch.Tensor:
         "(B, N, W) to (B, first or N, W); the last block is computed for the tokens that are wanted alone."
         *blocks, last = self.resblocks
         for block in blocks:
-            x = block(x, causal)
+            x = self._through(block, x, causal)
         return last(x, causal, first)
+
+    def _through(self, block: Block, x: torch.Tensor, causal: bool) -> torch.Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, causal, use_reentrant=False)
+        return block(x, causal)
 
 # %% ../../nbs/model/viclip.ipynb #cd555e46
 def interpolate_positions(positions: torch.Tensor, frames: int) -> torch.Tensor:
@@ -336,6 +343,11 @@ class ViCLIP(nn.Module):
         "One vector a caption: (B, L) token ids to (B, D)."
         _assert_tokens(tokens, self.config)
         return self.text_encoder(tokens)
+
+    def checkpoint_gradients(self, on: bool = True) -> "ViCLIP":
+        "Keep of each layer of the video tower what goes in alone: its gradient computes it once more."
+        self.vision_encoder.transformer.checkpointing = on
+        return self
 
     def forward(self, video: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
         "(N captions, M clips) cosines of (M, T, C, H, W) clips and (N, L) token ids."

@@ -115,7 +115,11 @@ def _dataset(profile, data, by, deal, split, strategy, k, size):
 
 def _clips(dataset):
     "All clips of a data set: (N, T, C, H, W)."
-    return torch.stack([dataset[i]["video"] for i in range(len(dataset))])
+    first = dataset[0]["video"]
+    clips = first.new_empty(len(dataset), *first.shape)  # filled in place: no second copy of a whole split
+    for i, clip in enumerate(clips):
+        clip.copy_(dataset[i]["video"])
+    return clips
 
 
 def _drawn_clips(dataset, seed, epoch):

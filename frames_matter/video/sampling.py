@@ -249,7 +249,7 @@ def _every_frame(clip):
         raise UserError(f"Frames to choose from must be (n, h, w, 3) with n at least 1, not {frames.shape}.")
     return frames
 
-
+# %% ../../nbs/lessons/04_second_improvement.ipynb #7a3ef003
 def clip_indices(clip: Any, strategy: str | Strategy, k: int = 8, seed: int = 0) -> np.ndarray | None:
     """The frames that a strategy takes of this clip, in the order of time.
 
@@ -280,7 +280,7 @@ def clip_indices(clip: Any, strategy: str | Strategy, k: int = 8, seed: int = 0)
     frames = clip.small_frames() if hasattr(clip, "small_frames") else _every_frame(clip)
     return _filled(strategy, strategy.choose(frames, k), len(clip), k)
 
-
+# %% ../../nbs/lessons/04_second_improvement.ipynb #7a3ef001
 def take_frames(clip: Any, strategy: str | Strategy, k: int = 8, seed: int = 0) -> np.ndarray:
     """The frames themselves, uint8 (k, H, W, 3), that a strategy takes of a clip.
 
