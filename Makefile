@@ -39,7 +39,7 @@ notebooks: $(READY) ## run every notebook in place, keep the outputs, clean; the
 	@$(BIN)/nbdev-export && $(BIN)/nbdev-clean
 
 docs: $(READY) ## the site, into _docs/
-	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v quarto >/dev/null || $(BIN)/python -m pip install --quiet -e '.[docs]' -c $(CONSTRAINTS); nbdev-docs
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v quarto >/dev/null || $(BIN)/python -m pip install --quiet -e '.[docs]' -c $(CONSTRAINTS); $(BIN)/python tests/docs.py
 
 bench: $(READY) ## every benchmark, each beside its peer, into results/bench (an hour or more; one: frames-matter bench NAME)
 	@$(BIN)/frames-matter bench

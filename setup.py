@@ -4,6 +4,7 @@ pyproject.toml declares those fields dynamic.
 """
 
 import json
+import os
 import re
 import shutil
 from configparser import ConfigParser
@@ -33,6 +34,26 @@ def without_outputs(notebook):
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
+def address():
+    "Of the repository: the one a workflow runs in, else pyproject.toml's."
+    if here := os.environ.get("GITHUB_REPOSITORY"):
+        return f"https://github.com/{here}"
+    return re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
+
+
+def with_whole_addresses(text):
+    "README for a page outside the repository, such as PyPI's: links and pictures of files by their whole address."
+    raw = address().replace("https://github.com/", "https://raw.githubusercontent.com/")
+
+    def whole(link):
+        mark, words, target = link.groups()
+        if target.startswith(("#", "http:", "https:", "mailto:")):
+            return link[0]
+        return f"{mark}[{words}]({raw}/main/{target})" if mark else f"[{words}]({address()}/blob/main/{target})"
+
+    return re.sub(r"(!?)\[((?:[^\[\]]|\[[^\]]*\]\([^)]*\))*)\]\(([^)\s]+)\)", whole, text)
+
+
 class BuildWithLessons(build_py):
     "Puts the lessons into the package, so that an installed wheel can run them."
 
@@ -51,7 +72,9 @@ readme = ROOT / "README.md"
 setup(
     version=re.search(r'^__version__ = "(.+)"', (ROOT / NAME / "__init__.py").read_text(encoding="utf-8"), re.M)[1],
     description=settings["description"],
-    long_description=readme.read_text(encoding="utf-8") if readme.is_file() else settings["description"],
+    long_description=with_whole_addresses(readme.read_text(encoding="utf-8"))
+    if readme.is_file()
+    else settings["description"],
     long_description_content_type="text/markdown",
     author=settings["author"],
     license_expression=settings["license"],

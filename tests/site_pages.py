@@ -328,7 +328,18 @@ class Site:
         unstaged = any(step.startswith(("_", ".")) for step in path.split("/"))
         if (self.root / path).is_file() and not unstaged:
             return self.root / path, anchor, ""
+        if (download := download_of(path)).is_file():
+            return download, anchor, ""
         return None, anchor, "leads nowhere"
+
+
+def download_of(path):
+    "The file of results/ that `make docs` puts where a page of results offers it."
+    results = Path(__file__).resolve().parent.parent / "results" / "mini"
+    folder, name = posixpath.split(path)
+    if folder != "results/files":
+        return results / "nothing"
+    return results / "tables" / name if name.endswith(".csv") else results / name
 
 
 def page_files(root):

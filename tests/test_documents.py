@@ -38,8 +38,11 @@ def run(code, folder):
     return subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("code", examples(README)[:2], ids=["at once", "a step at a time"])
-def test_examples_of_readme_run(code, folder):
+HOME = (ROOT / "nbs" / "index.qmd").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("code", [examples(README)[1], examples(HOME)[0]], ids=["README", "the home page"])
+def test_examples_run(code, folder):
     done = run(code, folder)
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"-?\d\.\d+", done.stdout)
@@ -47,8 +50,14 @@ def test_examples_of_readme_run(code, folder):
 
 
 def test_the_examples_are_there():
-    assert len(examples(README)) == 3
+    assert len(examples(README)) == 2 and len(examples(HOME)) == 1
     assert not examples(CONTRIBUTING), "what adds to the package is shown on a page of nbs/howto, which tests run"
+
+
+def test_readme_is_read_in_a_few_minutes():
+    assert len(README.splitlines()) <= 150
+    assert README.index("## Limits") < README.index("## Results")
+    assert len(re.findall(r"^### ", README, re.M)) == 3, "three tables; the others are on the site"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *COMMUNITY])
@@ -63,8 +72,8 @@ def test_links_lead_somewhere(name):
 
 
 def layout():
-    "Each path of README's layout."
-    block = re.search(r"^## Layout$.*?^```text\n(.*?)^```$", README, re.M | re.S)[1]
+    "Each path of the layout."
+    block = re.search(r"^## Layout$.*?^```text\n(.*?)^```$", CONTRIBUTING, re.M | re.S)[1]
     return [line.split()[0] for line in block.splitlines()]
 
 
@@ -72,7 +81,7 @@ def test_the_layout_is_the_tree():
     "Every folder of notebooks, and every folder at the top."
     told = layout()
     assert len(told) == len(set(told)) and all((ROOT / path).exists() for path in told)
-    folders = {f"nbs/{p.parent.name}/" for p in (ROOT / "nbs").glob("*/*.ipynb")}
+    folders = {f"nbs/{p.name}/" for p in (ROOT / "nbs").iterdir() if p.is_dir() and not p.name.startswith((".", "_"))}
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     top = {f"{file.split('/')[0]}/" for file in files if "/" in file and not file.startswith((".", "nbs/"))}
     assert set(told) == folders | top | {"nbs/cli.ipynb"}

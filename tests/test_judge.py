@@ -229,7 +229,7 @@ def test_the_whole_way_from_a_table_to_a_search_in_a_script(smoke_home, tmp_path
     pd.DataFrame(dict(path=rows.path, caption=rows.caption, source=rows.youtube_id)).to_csv(tmp_path / "my.csv")
     shutil.copy(rows.path.iloc[0], tmp_path / "new.mp4")
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    script = re.findall(r"^```python\n(.*?)^```$", readme, re.M | re.S)[2]
+    script = re.findall(r"^```python\n(.*?)^```$", readme, re.M | re.S)[0]
     judging = re.search(r"^frames-matter (judge my.csv --keep my-model)", readme, re.M)[1]
     with serve_hub({}, token="hf_good") as hub:
         environment = (

@@ -23,7 +23,7 @@ from ..model.catalogue import HEADS, LOSSES
 from ..model.protocols import PROTOCOLS, protocol_with, split_rule
 from ..report.figures import FLOOR
 from ..report.reader import Layout
-from ..report.style import COLOURS, log_axis, styled, subplots
+from ..report.style import COLOURS, log_axis, mark_of, styled, subplots
 from ..report.tables import PROTOCOL_NAMES, published_losses, runs_with, spread_columns
 from ..report.writers import Figure, Table, enumeration, interval, intervals, numbers, with_spread
 from ..video.sampling import SAMPLERS
@@ -202,7 +202,8 @@ def _panel(ax: Axes, name: str, of_headline: pd.DataFrame, runs: pd.DataFrame) -
             place, each = row + beside, of_end[of_end.switches.map(SWITCHES) == switch].alignment_loss
             ax.plot([base, mean], [place] * 2, color=colour, lw=2.5, alpha=0.3, solid_capstyle="round")
             ax.plot([mean] * 2, [place - 0.11, place + 0.11], color=colour, lw=1.6)
-            ax.plot(each.clip(lower=FLOOR), [place] * len(each), "o", color=colour, ms=4.5, mec="white", mew=0.5)
+            dot = dict(ls="", marker=mark_of(colour), color=colour, ms=4.5, mec="white", mew=0.5)
+            ax.plot(each.clip(lower=FLOOR), [place] * len(each), **dot)
     rows = range(len(flipped))
     ax.set(yticks=rows, yticklabels=flipped.index, ylim=(len(flipped) - 0.5, -0.6), title=name)
     log_axis(ax.xaxis)
@@ -224,7 +225,8 @@ def plot_audit(runs: pd.DataFrame) -> MatplotlibFigure:
         "corrected": "as published (dashed), and with this one defect corrected",
         "left in": "sound (dashed), and with this one defect left in",
     }
-    handles = [Line2D([], [], color=ENDS[end][0], ls="--", marker="o", label=label) for end, label in labels.items()]
+    ends = [(dict(color=ENDS[end][0], marker=mark_of(ENDS[end][0])), label) for end, label in labels.items()]
+    handles = [Line2D([], [], ls="--", label=label, **dot) for dot, label in ends]
     fig.legend(handles=handles, loc="outside upper center", ncols=1)
     return fig
 
@@ -339,10 +341,10 @@ def show_canary(table: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "loss": with_spread(table["loss mean"], table["loss sd"], 4),
         "loss of chance": numbers(table["chance loss"], ".2f"),
-        "so the loss says": table["finds nothing"].map({True: "nothing found", False: "**found something**"}),
+        "so the loss says": table["finds nothing"].map({True: "nothing found", False: "found something"}),
         "t2v R@1 (%)": numbers(table["t2v R@1"]),
         "chance leaves (%)": intervals(table.low, table.high),
-        "so the recall says": table["recall is chance"].map({True: "nothing found", False: "**not chance**"}),
+        "so the recall says": table["recall is chance"].map({True: "nothing found", False: "not chance"}),
     }
     return pd.DataFrame(columns, index=table.index)
 

@@ -25,7 +25,7 @@ from ..base.profiles import Profile
 from .laboratory import Laboratory
 from ..metrics.stats import LEAST_VIDEOS, Estimate, comparisons, corrected, judged, wilson
 from ..report.reader import Layout
-from ..report.style import COLOURS, log_axis, styled, subplots
+from ..report.style import COLOURS, abreast, log_axis, mark_of, styled, subplots
 from ..report.tables import HOW_COMPARED, MEASURED, beside, show_comparisons, source_videos
 from ..report.writers import Figure, Table, difference_in_words, enumeration, interval, intervals, numbers
 
@@ -286,8 +286,8 @@ def _told(question: str, held: pd.Series, true: pd.Series) -> str:
 
 # %% ../../nbs/labs/cross_validation.ipynb #58ab633d
 MARKS = (
-    dict(ls="", marker="o", color=COLOURS["sky"], label="five validation clips"),
-    dict(ls="", marker="o", color=COLOURS["blue"], label="all 50, each held out once"),
+    dict(ls="", marker=mark_of(COLOURS["sky"]), color=COLOURS["sky"], label="five validation clips"),
+    dict(ls="", marker=mark_of(COLOURS["blue"]), color=COLOURS["blue"], label="all 50, each held out once"),
     dict(color=COLOURS["orange"], lw=2.5, label="truth, from the pool"),
 )
 
@@ -295,8 +295,9 @@ MARKS = (
 def _row(ax: Axes, y: int, folds: pd.DataFrame) -> None:
     "One contender: single validations, whole cross-validations, and the truth."
     deals, truth = folds.groupby("deal").loss.mean(), folds.true_loss.mean()
-    ax.plot(folds.loss, np.full(len(folds), y + 0.16), "o", color=COLOURS["sky"], ms=5, alpha=0.6, mew=0)
-    ax.plot(deals, np.full(len(deals), y - 0.16), "o", color=COLOURS["blue"], ms=6, mec="white", mew=0.6)
+    few, all_50 = ({n: mark[n] for n in ("ls", "marker", "color")} for mark in MARKS[:2])
+    ax.plot(folds.loss, np.full(len(folds), y + 0.16), **few, ms=5, alpha=0.6, mew=0)
+    ax.plot(deals, np.full(len(deals), y - 0.16), **all_50, ms=6, mec="white", mew=0.6)
     ax.plot([truth] * 2, [y - 0.34, y + 0.34], color=COLOURS["orange"], lw=2.5, zorder=0)
 
 
@@ -315,7 +316,7 @@ def plot_cross(runs: pd.DataFrame) -> MatplotlibFigure:
     names = [contender_title(name) for name in methods]
     ax.set(yticks=range(len(methods)), yticklabels=names, ylim=(len(methods) - 0.5, -0.6))
     ax.set(title="What validation says, and what is true", xlabel="InfoNCE of five clips; low is good")
-    fig.legend(handles=[Line2D([], [], **mark) for mark in MARKS], loc="outside upper right", ncols=3)
+    fig.legend(handles=[Line2D([], [], **mark) for mark in MARKS], loc="outside upper right", ncols=abreast(3))
     return fig
 
 # %% ../../nbs/labs/cross_validation.ipynb #744e293c

@@ -21,7 +21,7 @@ from .frames import strategies_shown
 from .laboratory import Laboratory
 from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE
 from ..report.reader import Layout
-from ..report.style import COLOURS, dots_with_intervals, styled, subplots
+from ..report.style import COLOURS, abreast, dots_with_intervals, styled, subplots
 from ..report.tables import HOW_COMPARED, by_seed, compared, in_order, show_comparisons, source_videos
 from ..report.writers import Figure, Table, enumeration, told_by_verdict
 from ..video.sampling import SAMPLERS
@@ -133,7 +133,7 @@ def plot_favourite(runs: pd.DataFrame) -> MatplotlibFigure:
     ax.invert_yaxis()
     ax.set(xlabel="points of text-to-video MRR against uniform frames (95 % interval)")
     ax.set_title("What frames cost a model, by what it was pretrained on")
-    fig.legend(loc="outside upper right", ncols=2)
+    fig.legend(loc="outside upper right", ncols=abreast(2))
     return fig
 
 # %% ../../nbs/labs/favourite.ipynb #fa0e0012

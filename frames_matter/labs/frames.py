@@ -277,7 +277,7 @@ def frames_tables(runs: pd.DataFrame) -> list[Table]:
 def frames_figures(runs: pd.DataFrame) -> list[Figure]:
     "Accuracy and ceiling by look and kind."
     caption = "One model, other frames: right choices between caption and foil, and what these frames allow."
-    return [Figure("frames", caption, lambda: plot_frames(runs))]
+    return [Figure("frames", caption, lambda: plot_frames(runs), on_a_telephone=False)]
 
 
 FRAMES = Laboratory(

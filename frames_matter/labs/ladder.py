@@ -28,7 +28,7 @@ from .tuning import FOLDS, PUBLISHED_SETTING
 from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE, mean_with_interval
 from ..model.catalogue import HEADS
 from ..report.reader import Layout
-from ..report.style import COLOURS, dots_with_intervals, log_axis, styled, subplots
+from ..report.style import COLOURS, abreast, dots_with_intervals, log_axis, mark_of, styled, subplots
 from frames_matter.report.tables import (
     HOW_COMPARED,
     by_seed,
@@ -433,7 +433,7 @@ def _gain_by_cost(ax: Axes, rungs: list[str], sizes: list[tuple[int, str, pd.Dat
         seconds = rows.cost.clip(lower=0.1)
         for rung in rows.index if n else []:
             where = seconds[rung], rows.difference[rung]
-            ax.plot(*where, marker="o", ms=12, color=colour, alpha=0.85, mec="white")
+            ax.plot(*where, marker=mark_of(colour), ms=12, color=colour, alpha=0.85, mec="white")
             ax.annotate(str(rungs.index(rung) + 1), where, color="white", ha="center", va="center", fontsize=7)
     log_axis(ax.xaxis)
     ax.set(xlabel="seconds of tuning and training", ylabel="points of MRR against zero-shot")
@@ -452,7 +452,7 @@ def plot_ladder(runs: pd.DataFrame) -> MatplotlibFigure:
     _gain_by_cost(right, rungs, sizes)
     handles, labels = left.get_legend_handles_labels()
     in_order = sorted(zip(handles, labels, strict=True), key=lambda of: "published" in of[1])  # the cross comes last
-    fig.legend(*zip(*in_order, strict=True), loc="outside lower center", ncols=len(labels))
+    fig.legend(*zip(*in_order, strict=True), loc="outside lower center", ncols=abreast(len(labels)))
     return fig
 
 # %% ../../nbs/labs/ladder.ipynb #54bf1cfd

@@ -34,7 +34,7 @@ from frames_matter.metrics.stats import (
 )
 from ..model.catalogue import LOSSES
 from ..report.reader import Layout, published
-from ..report.style import COLOURS, dots_with_intervals, styled, subplots
+from ..report.style import COLOURS, abreast, dots_with_intervals, styled, subplots
 from frames_matter.report.tables import (
     COMPARED,
     WAYS,
@@ -357,7 +357,7 @@ def plot_losses(runs: pd.DataFrame) -> MatplotlibFigure:
     """
     table = table_losses(runs)
     titles = [title for title in table.index.unique("cell") if title_of("infonce", LOSSES) in table.loc[title].index]
-    across = min(PANELS, len(titles))
+    across = abreast(min(PANELS, len(titles)))
     down = -(-len(titles) // across)
     fig, axes = subplots(
         down, across, figsize=(3 * across + 1, 1.9 * down + 0.6), squeeze=False, sharex=True, sharey=True

@@ -21,6 +21,7 @@ from .seeds import SEEDS
 from .shifted_ladder import SHIFTED_LADDER
 from .shifts import SHIFTS
 from ..report.readme import report_study
+from ..report.site import Finding, write_site
 
 # %% ../../nbs/labs/registry.ipynb #6d9ebe14
 LABORATORIES: Registry[Laboratory] = Registry(
@@ -50,15 +51,19 @@ def report(profile: str | Profile = "mini") -> None:
     Parameters
     ----------
     profile : str or Profile
-        Whose results; README.md is filled where it has a place for the profile.
+        Whose results; README.md and the site's pages are filled where they have a place for the profile.
     """
     profile = as_profile(profile)
     assert_own_results(profile)
-    tables, figures, headlines = [], [], []
+    findings, headlines = [], []
     for laboratory in LABORATORIES.values():
-        of_tables, of_figures = laboratory.write(profile)
-        tables += of_tables
-        figures += of_figures
-        if of_tables and laboratory.headline:
+        tables, figures = laboratory.write(profile)
+        if tables or laboratory.layout is None:  # then its runs are the study's
+            told = laboratory.sentence(profile)
+            findings.append(Finding(laboratory.name, laboratory.title, told, tables, figures))
+        if tables and laboratory.headline:
             headlines.append(laboratory.headline(laboratory.load(profile)))
+    tables = [table for finding in findings for table in finding.tables]
+    figures = [figure for finding in findings for figure in finding.figures]
     report_study(profile, tables, figures, headlines)
+    write_site(profile, findings, headlines)

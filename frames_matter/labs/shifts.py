@@ -31,7 +31,7 @@ from frames_matter.metrics.stats import (
     parts_of_spread,
 )
 from ..report.reader import Layout
-from ..report.style import COLOURS, dots_with_intervals, styled, subplots
+from ..report.style import COLOURS, abreast, dots_with_intervals, styled, subplots
 from frames_matter.report.tables import (
     beside,
     by_seed,
@@ -236,7 +236,7 @@ def plot_shifts(runs: pd.DataFrame) -> MatplotlibFigure:
     ax.invert_yaxis()
     ax.set(xlabel="points of text-to-video MRR against the model before training (95 % interval; small: each world)")
     ax.set_title("Does training help where the model is not at home?")
-    ax.legend(loc="best")
+    fig.legend(loc="outside upper right", ncols=abreast(2))
     return fig
 
 # %% ../../nbs/labs/shifts.ipynb #5a1f0017

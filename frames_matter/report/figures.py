@@ -26,7 +26,7 @@ from ..data.manifest import manifest_hash, read_manifest
 from ..data.sources import source_of
 from ..model.catalogue import HEADS, LOSSES
 from .reader import STUDY, as_runs, load_records, published
-from .style import COLOURS, empty_figure, log_axis, styled, subplots
+from .style import COLOURS, abreast, empty_figure, log_axis, mark_of, styled, subplots
 from frames_matter.report.tables import (
     FIRST,
     PROTOCOL_NAMES,
@@ -104,7 +104,7 @@ def _label_curves(fig: MatplotlibFigure, axes: np.ndarray, rows: dict, titles: l
     handles = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in CURVES.values()]
     if any(of_study for row in rows.values() for _, of_study in row):
         handles.append(Line2D([], [], color=COLOURS["grey"], lw=0.8, ls="--", label="the study's own runs"))
-    fig.legend(handles=handles, loc="outside upper right", ncols=3)
+    fig.legend(handles=handles, loc="outside upper right", ncols=abreast(3))
 
 # %% ../../nbs/report/figures.ipynb #f1600002
 @styled
@@ -151,14 +151,15 @@ def _places(n: int, reach: float) -> np.ndarray:
 
 def _dots(ax: Axes, values: pd.Series, y: float, colour: str, size: float = 5, **more) -> None:
     "One dot a run."
-    style = dict(color=colour, ms=size, mec="white", mew=0.5)
-    ax.plot(values, np.full(len(values), y), "o", **style | more)
+    style = dict(color=colour, marker=mark_of(colour), ls="", ms=size, mec="white", mew=0.5)
+    if len(values):  # a line without any would take part in the layout, at the figure's corner
+        ax.plot(values, np.full(len(values), y), **style | more)
 
 
 def _dot_legend(fig: MatplotlibFigure, colours: dict[str, str], more: Sequence[Line2D] = ()) -> None:
-    handles = [Line2D([], [], ls="", marker="o", color=colour, label=label) for label, colour in colours.items()]
-    handles += more
-    fig.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    dots = [(label, dict(color=colour, marker=mark_of(colour))) for label, colour in colours.items()]
+    handles = [*(Line2D([], [], ls="", label=label, **dot) for label, dot in dots), *more]
+    fig.legend(handles=handles, loc="outside upper right", ncols=abreast(len(handles)))
 
 
 def _loss_colours(losses: list[str]) -> dict[str, str]:
@@ -306,13 +307,13 @@ def _true_against_hardest(ax: Axes, cosines: np.ndarray) -> None:
     true, hardest = cosines.diagonal(), wrong.max(axis=1)
     is_found, has_wrong = true > hardest, np.isfinite(hardest)  # of a single pair there is no wrong one
     for which, colour, name in ((is_found, "blue", "own clip first"), (~is_found, "orange", "another first")):
-        dots = dict(ls="", marker="o", ms=3.5, mew=0, alpha=0.7, color=COLOURS[colour])
+        dots = dict(ls="", marker=mark_of(COLOURS[colour]), ms=3.5, mew=0, alpha=0.7, color=COLOURS[colour])
         shown = which & has_wrong
         ax.plot(hardest[shown], true[shown], **dots, label=f"{name}: {shown.sum()}")
     ax.axline((true.mean(), true.mean()), slope=1, color="black", lw=1, ls="--", zorder=0)
     ax.set(xlabel="cosine of the nearest wrong clip", ylabel="cosine of its own clip", aspect="equal")
     ax.set_title("Own clip against the nearest wrong one")
-    ax.legend(loc="lower right", fontsize=8)
+    ax.legend(loc="lower right", fontsize=8, frameon=True, edgecolor="none", framealpha=0.9)
 
 # %% ../../nbs/report/figures.ipynb #a48408cf
 @styled
@@ -538,9 +539,14 @@ def study_figures(runs: str | Profile | pd.DataFrame = "mini", profile: str | Pr
     second = "second_improvement"
     return [
         Figure("answer", dots, lambda: plot_answer(runs), in_readme=False),
-        Figure("contact_sheet", sheet, lambda: _draw_contact_sheet(profile, runs)),
+        Figure("contact_sheet", sheet, lambda: _draw_contact_sheet(profile, runs), on_a_telephone=False),
         Figure("curves_first_improvement", curves.format("first"), lambda: plot_curves(runs)),
-        Figure("curves_second_improvement", curves.format("second"), lambda: plot_curves(runs, second)),
+        Figure(
+            "curves_second_improvement",
+            curves.format("second"),
+            lambda: plot_curves(runs, second),
+            on_a_telephone=False,
+        ),
         Figure("similarity", cosines, lambda: _draw_similarity(profile)),
         Figure("gap", gap, lambda: plot_gap(runs)),
     ]

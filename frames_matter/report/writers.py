@@ -38,7 +38,7 @@ class Table:
     notes : str
         What must be said beside it: what was counted, by what rule, what cannot be compared.
     in_readme : bool
-        Whether README shows it; all are in results/ and on the site.
+        Whether the page of a profile's results shows it; all are in results/ and on the site.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Table:
 
     @property
     def section(self) -> str:
-        "Title, table and notes, as README shows them."
+        "Title, table and notes, as a page shows them."
         return f"### {self.title}\n\n{self.markdown}\n\n{self.notes}"
 
 # %% ../../nbs/report/writers.ipynb #d9c1c26d
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, repeat: bool = False) -> str:
     """A table of text as a Markdown pipe table.
 
     Parameters
@@ -67,6 +67,8 @@ def markdown(table: pd.DataFrame) -> str:
     table : DataFrame
         Of text; its index becomes the first columns, and an entry that repeats the one above is left blank, but for
         the last level's.
+    repeat : bool
+        Leave no such entry blank, so that rows can be sorted.
     """
     flat = table.reset_index()
     levels = table.index.nlevels
@@ -75,7 +77,7 @@ def markdown(table: pd.DataFrame) -> str:
     lines, above = [header, align], []
     for row in flat.itertuples(index=False):
         cells = [str(value) for value in row]
-        lines.append(["" if _repeats(cells, above, i, levels) else cell for i, cell in enumerate(cells)])
+        lines.append(["" if not repeat and _repeats(cells, above, i, levels) else cell for i, cell in enumerate(cells)])
         above = cells
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -181,13 +183,16 @@ class Figure:
     draw : callable
         Draws it when it is written; None where the material is not on this machine, and the file stays as it is.
     in_readme : bool
-        Whether README shows it below the tables.
+        Whether the page of a profile's results shows it below the tables.
+    on_a_telephone : bool
+        Whether it has a layout for a narrow page; one that has none is shown wide there, in a box that scrolls.
     """
 
     name: str
     caption: str
     draw: Callable[[], MatplotlibFigure | None]
     in_readme: bool = True
+    on_a_telephone: bool = True
 
 # %% ../../nbs/report/writers.ipynb #9ab821dd
 def write_table(profile: Profile, table: Table, whose: str) -> list[Path]:
