@@ -47,8 +47,8 @@ bench: $(READY) ## every benchmark, each beside its peer, into results/bench (an
 wheel: $(READY) ## the package, into dist/
 	@$(BIN)/python -m build --outdir dist .
 
-lock: $(READY) ## constraints.txt anew, of what is installed (after 'make setup CONSTRAINTS=/dev/null')
-	@$(BIN)/python tests/lock.py
+lock: $(READY) ## constraints.txt and LICENSES.md anew, of what is installed (after 'make setup CONSTRAINTS=/dev/null')
+	@$(BIN)/python tests/lock.py && $(BIN)/python tests/licences.py
 
 clean: ## remove what was built; data/, results/ and .venv stay
 	rm -rf build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .mypy_cache

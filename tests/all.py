@@ -117,6 +117,25 @@ def clean():
     changes_nothing("nbdev-clean", "nbs", "*.ipynb")
 
 
+SCHEMAS = {  # of check-jsonschema's own, so that nothing is fetched: what is to be as they say
+    "vendor.github-workflows": ".github/workflows/*.yaml",
+    "custom.github-workflows-require-timeout": ".github/workflows/*.yaml",
+    "vendor.dependabot": ".github/dependabot.yml",
+    "vendor.github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "vendor.github-issue-forms": ".github/ISSUE_TEMPLATE/[!c]*.yml",
+    "vendor.citation-file-format": "CITATION.cff",
+}
+
+
+def workflows(root=ROOT):
+    "check-jsonschema and zizmor: workflows, forms for issues, CITATION.cff"
+    for schema, pattern in SCHEMAS.items():
+        files = sorted(root.glob(pattern))
+        assert files, f"there is no {pattern}"
+        sh(BIN / "check-jsonschema", "--builtin-schema", schema, *files)
+    sh(BIN / "zizmor", "--offline", "--no-progress", "--quiet", "--persona", "auditor", root / ".github")
+
+
 DOCS = """
 from nbdev.serve import proc_nbs
 
@@ -235,9 +254,9 @@ def wheel():
         assert (elsewhere / "data_manifest" / "smoke" / "clips.csv").is_file()
 
 
-STEPS = [environment, style, types, export, clean, docs, lessons, notebooks, alias, pytest, report, wheel]
-QUICK = [style, types, export, clean, units]
-QUICK_TESTS = ["package", "face", "documents", "workflows", "contracts", "tokens", "preprocessing"]
+STEPS = [environment, style, types, workflows, export, clean, docs, lessons, notebooks, alias, pytest, report, wheel]
+QUICK = [style, types, workflows, export, clean, units]
+QUICK_TESTS = ["package", "face", "documents", "workflows", "licences", "contracts", "tokens", "preprocessing"]
 
 
 def main(names):

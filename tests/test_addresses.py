@@ -8,7 +8,6 @@ import json
 import shutil
 import socket
 import subprocess
-from importlib.metadata import distribution
 from pathlib import Path
 
 import pandas as pd
@@ -517,36 +516,3 @@ def test_of_rejected_rows_no_file_stays(films, tmp_path):
     here = shutil.copy(films / "good.mp4", tmp_path / "mine.mp4")
     assert list(make_clips(Job("mine", str(here), rows[1:], (), str(tmp_path))))[-1]["state"] == "rejected"
     assert here.exists()
-
-
-# --- whose it is ---
-
-CARRIED = {  # a package whose wheel carries what others wrote, what README must say of it
-    "imageio-ffmpeg": ("FFmpeg", "x264", "x265", "GPL-3.0"),
-    "decord2": ("FFmpeg", "x264", "x265", "GPL-2.0"),
-    "av": ("FFmpeg", "x264", "x265", "GPL-2.0"),
-}
-
-
-def licence_section(root):
-    return (root / "README.md").read_text(encoding="utf-8").partition("\n## Licence\n")[2].partition("\n## ")[0]
-
-
-@pytest.mark.parametrize("package", CARRIED)
-def test_readme_says_the_licences_of_what_is_carried(package, root):
-    lines = [line for line in licence_section(root).splitlines() if f"| {package} " in line]
-    assert len(lines) == 1
-    assert [word for word in CARRIED[package] if word not in lines[0]] == []
-
-
-@pytest.mark.parametrize("package", ["decord2", "av"])
-def test_what_a_wheel_carries_is_what_readme_says(package, root):
-    "Libraries under the GPL that are in a wheel here are named; a wheel of another system may hold none."
-    try:
-        files = [Path(str(path)).name for path in distribution(package).files or ()]
-    except ModuleNotFoundError:
-        pytest.skip("not installed here")
-    (line,) = [line for line in licence_section(root).splitlines() if f"| {package} " in line]
-    for library in ("x264", "x265", "FFmpeg"):
-        held = "avcodec" if library == "FFmpeg" else library
-        assert not any(held in name for name in files) or library in line

@@ -1,12 +1,15 @@
 "The command line as a process: help, exit codes, one line for what the user can put right."
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import typer
@@ -378,3 +381,144 @@ def test_a_device_that_is_kept_for_the_lessons_is_told_of_where_it_is_not_there(
     assert_one_line(here("reproduce --data mine"), "This run wants an NVIDIA GPU")
     said = here("dataset build --from films --name mine --like smoke -o device=cpu").stderr.splitlines()
     assert len(said) == 1 and "never seen real video" in said[0]
+
+
+# --- for shells, programs and terminals ---
+
+
+def options_of(name):
+    "The commands with an option, and what they cannot do without."
+    root = typer.main.get_command(app)
+    for line in COMMANDS:
+        found = root
+        for word in line.split():
+            found = found.commands[word]
+        if any(name in given.opts for given in found.params):
+            yield line
+
+
+def test_what_a_machine_may_read_is_json_by_one_option():
+    assert set(options_of("--json")) == {"dataset verify", "judge", "power", "find", "bench", "doctor"}
+
+
+def completed(line, home):
+    "What bash would offer after a line that ends at the cursor, by the script that is installed."
+    words = " ".join(f"'{word}'" for word in line.split(" "))
+    script = f"""
+source "$HOME/.bash_completions/frames-matter.sh"
+COMP_WORDS=({words}); COMP_CWORD=$(({len(line.split(" "))} - 1))
+_frames_matter_completion {COMMAND}
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    return bash(script, home).stdout.split()
+
+
+def bash(script, home):
+    env = {**os.environ, "HOME": str(home), "FRAMES_MATTER_HOME": str(home)}
+    return subprocess.run(["bash", "-c", f"{script}\n:"], env=env, cwd=home, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def completing(tmp_path_factory):
+    "A home in which somebody had completion installed, and registered clips."
+    home = tmp_path_factory.mktemp("home")
+    done = bash(f"{COMMAND} --install-completion", home)
+    assert done.returncode == 0 and "bash completion installed" in done.stdout, done.stderr
+    assert ".bash_completions/frames-matter.sh" in (home / ".bashrc").read_text()
+    (home / "data_manifest" / "mine").mkdir(parents=True)
+    (home / "data_manifest" / "mine" / "profile.json").write_text('{"like": "mini", "fields": {}}')
+    return home
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+@pytest.mark.parametrize(
+    "line, offered",
+    [
+        ("frames-matter re", ["reproduce", "report"]),
+        ("frames-matter dataset ", ["select", "build", "export", "verify"]),
+        ("frames-matter judge --l", ["--like"]),
+        ("frames-matter report --profile mi", ["mini", "mini1000", "mine"]),
+        ("frames-matter report -p mini -p s", ["smoke"]),
+        ("frames-matter reproduce --data m", ["mine"]),
+        ("frames-matter bench dec", []),
+    ],
+)
+def test_a_shell_completes(line, offered, completing):
+    "Commands, options and names; of a line that would be refused too, and nothing where there is nothing."
+    assert completed(line, completing) == offered
+
+
+def test_benchmarks_are_listed_for_people_and_programs(here, monkeypatch, root):
+    monkeypatch.setattr("frames_matter.cli.project_root", lambda: root)
+    scripts = sorted(p.stem for p in (root / "bench").glob("[!_]*.py"))
+    told = json.loads(here("bench --list --json").stdout)
+    assert [entry["benchmark"] for entry in told] == scripts and all(entry["measures"] for entry in told)
+    lines = here("bench --list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == scripts
+    assert json.loads(here("bench decode --list --json").stdout) == [e for e in told if e["benchmark"] == "decode"]
+    assert_one_line(here("bench --json"), "--json goes with --list")
+    assert_one_line(here("bench nothing --list --json"), "Unknown benchmark 'nothing'")
+
+
+def test_doctor_tells_programs(here, monkeypatch):
+    "The same checks, and the same exit code."
+    monkeypatch.setattr("frames_matter.cli.diagnose", lambda: [("disk", True, "1 GB"), ("port", False, "\x1b[2Jé")])
+    done = here("doctor --json")
+    assert done.returncode == 1 and done.stdout.isascii() and not done.stderr
+    assert json.loads(done.stdout) == [
+        {"check": "disk", "well": True, "found": "1 GB"},
+        {"check": "port", "well": False, "found": "\x1b[2Jé"},
+    ]
+
+
+MANIFEST = pd.DataFrame({"clip_id": ["a", "b"], "caption": ["A dog."] * 2, "status": ["kept"] * 2})
+
+
+def test_verify_tells_programs(here, monkeypatch):
+    "What differs on the standard output, and the sentence beside the exit code on the other."
+    monkeypatch.setattr("frames_matter.data.manifest.load_manifest", lambda profile: MANIFEST)
+    for differences in ([], ["a: the file is not there", "b: another hash"]):
+        monkeypatch.setattr("frames_matter.data.manifest.verify", lambda profile, found=differences: found)
+        done = here("dataset verify -p smoke --json")
+        told = {"profile": "smoke", "clips": 2, "differences": differences, "cut_captions": ""}
+        assert json.loads(done.stdout) == told
+    assert_one_line(done, "2 of the clips or files are not as the manifest says")
+
+
+@pytest.mark.parametrize("line", ["dataset verify -p maxi --json", "power --clips x --json", "doctor --json more"])
+def test_what_is_refused_is_refused_to_programs_too(line, here):
+    done = here(line)
+    assert_one_line(done)
+    assert done.stdout == ""
+
+
+def on_terminal(line, **env):
+    "What a command writes when a terminal is there."
+    pty = pytest.importorskip("pty")
+    master, terminal = pty.openpty()
+    env = {**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm", **env}
+    process = subprocess.Popen([COMMAND, *line.split()], stdin=terminal, stdout=terminal, stderr=terminal, env=env)
+    os.close(terminal)
+    told = b""
+    with contextlib.suppress(OSError):  # which is how the end of a terminal is told
+        while part := os.read(master, 4096):
+            told += part
+    os.close(master)
+    process.wait()
+    return told.decode()
+
+
+def test_colours_are_for_terminals(call):
+    assert on_terminal("bild").startswith("\x1b[31mframes-matter:\x1b[0m ")
+    for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        assert on_terminal("bild", **env).startswith("frames-matter: ")
+    assert on_terminal("bild", NO_COLOR="").startswith("\x1b[31m")  # an empty one says nothing, by no-color.org
+    assert call("bild").stderr.startswith("frames-matter: ")
+
+
+def test_marks_of_checks_are_coloured(monkeypatch, capsys):
+    monkeypatch.setattr("frames_matter.cli.diagnose", lambda: [("disk", True, "1 GB"), ("port", False, "\x1b[2J")])
+    monkeypatch.setattr("frames_matter.cli._shows_colours", lambda stream: True)
+    assert run_command(["doctor"]) == 1
+    well, wanting = capsys.readouterr().out.splitlines()
+    assert well == "\x1b[32mok \x1b[0m disk    1 GB" and wanting == "\x1b[31mFIX\x1b[0m port    \\x1b[2J"

@@ -14,6 +14,7 @@ from frames_matter.base.profiles import get_profile
 from frames_matter.report.reader import published
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMUNITY = ["LICENSES.md", "SECURITY.md", "CODE_OF_CONDUCT.md"]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -65,7 +66,7 @@ def test_readme_is_read_in_a_few_minutes():
     assert len(re.findall(r"^### ", README, re.M)) == 3, "three tables; the others are on the site"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *COMMUNITY])
 def test_links_lead_somewhere(name):
     text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.M | re.S)
     headings = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.M)}

@@ -213,6 +213,11 @@ def test_on_the_command_line(smoke_home, capsys, tmp_path):
     said = capsys.readouterr().out
     assert "clips: 18" in said and str(results_dir(get_profile("smoke")) / "judge.html") in said
     assert json.loads((tmp_path / "kept" / "config.json").read_text())["trained_on"] == "smoke"
+    assert run_command(["judge", "smoke", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["data"] == "smoke" and told["facts"]["clips"].startswith("18, ") and told["kept"] == ""
+    assert all(answer in said for answer in told["answers"].values()) and Path(told["page"]).is_file()
+    assert {"way", "difference", "low", "high", "verdict"} <= told["training"][0].keys() and told["frames"]
     assert run_command(["judge", "nothing-of-this-name"]) == 2
     assert "nothing-of-this-name" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ from importlib import metadata
 
 import ffmpeg
 import pytest
+import yaml
 from conftest import ROOT
 
 from frames_matter.base.ffmpeg import find_ffmpeg
@@ -78,6 +79,13 @@ def test_version_stands_once(root, settings):
     assert frames_matter.__version__ == metadata.version(settings["name"]) == version
     for name in ("settings.ini", "setup.py", "pyproject.toml"):
         assert not re.search(r"version\s*=\s*[\"']?\d+\.\d+\.\d+", (root / name).read_text()), name
+
+
+def test_the_citation_names_the_same_authors_and_licence(root, settings):
+    "Its form, check-jsonschema looks at."
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["authors"] == [{"name": settings["author"]}] and citation["license"] == settings["license"]
+    assert citation["title"].startswith(f"{settings['name']}:")
 
 
 def test_requirements_are_ranges_and_pins_are_constraints(root, settings):

@@ -1,5 +1,7 @@
 """What could be seen with so many clips: variances come back, more clips and films help, and bad numbers are told."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,15 @@ def test_numbers_that_are_none(line, said, capsys, monkeypatch):
     monkeypatch.setattr("frames_matter.clips.power.components_of_record", lambda profile: KNOWN)
     assert run_command(line.split()) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_table_for_programs(capsys, monkeypatch):
+    "The numbers of the table, whole."
+    monkeypatch.setattr("frames_matter.clips.power.components_of_record", lambda profile: KNOWN)
+    assert run_command(["power", "--clips", "30,100", "--seeds", "5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["variances_of"] == KNOWN.of and told["seeds"] == 5
+    assert told["rows"] == table_power(KNOWN, [30, 100], seeds=5).reset_index().to_dict("records")
 
 
 def test_without_a_record_it_is_said_what_to_do(tmp_path, monkeypatch, capsys):

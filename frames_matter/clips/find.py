@@ -8,7 +8,6 @@ __all__ = ['Hit', 'Finder', 'find', 'show_hits', 'hits_as_json', 'picture_of', '
 # %% ../../nbs/clips/find.ipynb #8c8c5643
 import base64
 import io
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.nn.functional import normalize
 
 from ..base.errors import UserError, is_whole_number
 from ..base.files import atomic_write
+from ..base.json_input import as_json
 from ..base.profiles import Profile, as_profile
 from .features import clip_features, encoder_for, features_file
 from .nearest import EXACT_CLIPS, build_index, cosines_of_normal, rank_by_index, rank_exactly
@@ -186,7 +186,7 @@ def show_hits(query: str, hits: list[Hit]) -> str:
 def hits_as_json(queries: list[str], found: list[list[Hit]]) -> str:
     "The same for programs: a list of {query, hits}."
     told = [{"query": query, "hits": [asdict(hit) for hit in hits]} for query, hits in zip(queries, found, strict=True)]
-    return json.dumps(told, indent=1, ensure_ascii=False)
+    return as_json(told)
 
 # %% ../../nbs/clips/find.ipynb #589ce138
 _HEIGHT, _GAP = 120, 4  # pixels: of a picture, and between two of a strip

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORTH', 'SECTIONS', 'HOW', 'Judgement', 'judge', 'clips_needed', 'say_before', 'say_frames', 'say_training',
-           'say_what_could_be_seen', 'advice', 'summary', 'tables_of', 'write_page']
+           'say_what_could_be_seen', 'advice', 'answers_of', 'summary', 'judgement_as_data', 'tables_of', 'write_page']
 
 # %% ../../nbs/clips/judge.ipynb #a59cc661
 from dataclasses import dataclass
@@ -206,11 +206,29 @@ SECTIONS = {
 }
 
 
+def answers_of(judgement: Judgement) -> dict[str, str]:
+    "By section, its answer in a sentence or two."
+    return {title: say(judgement) for title, say in SECTIONS.items()}
+
+
 def summary(judgement: Judgement) -> str:
     "The page in a few lines, for a terminal."
     lines = [f"{name}: {fact}" for name, fact in judgement.facts.items()]
-    lines += ["", *(say(judgement) for say in SECTIONS.values())]
+    lines += ["", *answers_of(judgement).values()]
     return "\n".join(lines)
+
+
+def judgement_as_data(judgement: Judgement) -> dict[str, Any]:
+    "The same for programs: the facts, the answers, and the rows of numbers that they rest on, in points of a hundred."
+    tables = {"before": judgement.before, "frames": judgement.shown, "training": judgement.training}
+    said = {
+        "data": judgement.profile.name,
+        "model_sha256": judgement.encoder.sha,
+        "warning": judgement.warning,
+        "facts": judgement.facts,
+        "answers": answers_of(judgement),
+    }
+    return said | {name: table.reset_index().to_dict("records") for name, table in tables.items()}
 
 # %% ../../nbs/clips/judge.ipynb #b1c36208
 def _show_before(judgement: Judgement) -> pd.DataFrame:
@@ -284,7 +302,7 @@ def write_page(judgement: Judgement) -> tuple[Path, Path]:
         HTML and Markdown.
     """
     folder, name = results_dir(judgement.profile), judgement.profile.name
-    said = {title: say(judgement) for title, say in SECTIONS.items()}
+    said = answers_of(judgement)
     tables = tables_of(judgement)
     template = Environment(loader=PackageLoader("frames_matter", "assets"), autoescape=True).get_template("judge.html")
     as_html = {title: table.reset_index().to_dict("split") for title, table in tables.items()}
