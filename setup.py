@@ -42,7 +42,7 @@ def address():
 
 
 def with_whole_addresses(text):
-    "README for a page that is not in the repository, such as PyPI's: links and pictures of files by their whole address."
+    "README for a page outside the repository, such as PyPI's: links and pictures of files by their whole address."
     raw = address().replace("https://github.com/", "https://raw.githubusercontent.com/")
 
     def whole(link):

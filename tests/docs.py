@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 ADDRESS = re.search(r'^Repository = "https://github.com/(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
 WRITTEN = {".ipynb", ".qmd", ".yml", ".toml", ".md"}  # files that may hold the address
-ELSEWHERE = re.compile(rb"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=["'](?:https?:)?//[^"']+["'][^>]*>""")
+ELSEWHERE = re.compile(
+    rb"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=["'](?:https?:)?//[^"']+["'][^>]*>"""
+)
 MERELY_NAMED = re.compile(rb"""rel=["'](?:canonical|alternate|license)["']""")
 
 

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import json
+import os
 import re
 import subprocess
 import sys
@@ -305,3 +306,30 @@ def test_every_page_has_a_section(root):
         if not re.search("^## ", prose, re.M):
             without.append(path.relative_to(root).as_posix())
     assert not without
+
+
+def long_description(root, **env):
+    "README as it goes onto the index of packages."
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--long-description"],
+        cwd=root,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_on_the_index_of_packages_links_and_pictures_have_whole_addresses(root, pyproject):
+    readme, shown = (root / "README.md").read_text(encoding="utf-8"), long_description(root, GITHUB_REPOSITORY="")
+    own = [t for t in re.findall(r"\]\(([^)\s]+)\)", readme) if not t.startswith(("#", "http"))]
+    assert len(own) > 20
+    told = re.findall(r"\]\(([^)\s]+)\)", shown)
+    assert all(t.startswith(("#", "https://")) for t in told)
+    address = pyproject["project"]["urls"]["Repository"]
+    assert {f"{address}/blob/main/{t}" for t in own if not t.endswith(".png")} <= set(told)
+    raw = address.replace("github.com", "raw.githubusercontent.com")
+    assert {f"{raw}/main/{t}" for t in own if t.endswith(".png")} <= set(told)
+    assert "https://github.com/somebody/fork/blob/main/" in long_description(root, GITHUB_REPOSITORY="somebody/fork")

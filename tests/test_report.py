@@ -4,6 +4,7 @@ out, and that no run, name or set-up breaks a report."""
 import copy
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,9 @@ from frames_matter.report.figures import (
     study_figures,
 )
 from frames_matter.report.reader import load_runs
-from frames_matter.report.readme import answer, report_study, write_readme
+from frames_matter.report.readme import BRIEF, _in_brief, answer, report_study, write_readme
+from frames_matter.report.site import Finding, put_downloads, table_on_page, write_site
+from frames_matter.report.style import COLOURS, mark_of
 from frames_matter.report.survivors import read_tried, write_survivors
 from frames_matter.report.tables import (
     questions_of,
@@ -286,11 +289,15 @@ def test_the_committed_tables_are_those_of_the_committed_record(root, monkeypatc
     monkeypatch.setenv("FRAMES_MATTER_HOME", str(root))
     tables = study_tables("mini")
     assert table_names(tables) == TABLES and not [table for table in setup_tables("mini") if table.in_readme]
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    paths = (root / "README.md", root / "results" / "mini" / "README.md", root / "nbs" / "results" / "study.qmd")
+    readme, page, on_site = (path.read_text(encoding="utf-8") for path in paths)
     for table in tables:
         committed = (root / "results" / "mini" / "tables" / f"{table.name}.csv").read_text(encoding="utf-8")
         assert committed == table.numbers.round(6).to_csv(lineterminator="\n"), table.name
-        assert table.section in readme, table.name
+        assert table.section in page and table_on_page(table) in on_site, table.name
+    for name in BRIEF:
+        (table,) = [table for table in tables if table.name == name]
+        assert replace(table, text=_in_brief(table)).section in readme, name
 
 
 # --- figures ---
@@ -310,7 +317,8 @@ def test_every_run_is_a_dot(runs):
     left, right = plot_answer(runs).axes
     for ax, protocol in ((left, "published"), (right, "sound")):
         second = runs[(runs.phase == "second_improvement") & (runs.protocol == protocol)]
-        dots = [x for line in ax.lines if line.get_marker() == "o" for x in line.get_xdata()]
+        marks = {mark_of(COLOURS[name]) for name in ("blue", "orange")}
+        dots = [x for line in ax.lines if line.get_marker() in marks for x in line.get_xdata()]
         metric = "alignment_loss" if protocol == "published" else "t2v_r1"
         assert sorted(dots) == sorted(second[metric]) and len(dots) == 30
 
@@ -345,9 +353,14 @@ def test_twice_is_once(home, runs, capsys):
     assert home.files() == first
     readme = home.readme.read_text()
     assert readme.count("kept") == 2 and "| InfoNCE | dual encoder | 0.1134 |" in readme
+    titles = re.findall(r"^### (.*)", readme, re.M)
+    assert len(titles) == 3 and titles[0].startswith("What can be told apart") and "H-NAC | mean" not in readme
+    page = (home.results / "README.md").read_text()
+    assert len(re.findall(r"^### ", page, re.M)) == len(TABLES) and "### Zero-shot" in page
     tables = {f"results/mini/tables/{name}.{kind}" for name in TABLES for kind in ("csv", "md")}
     figures = ("answer", "curves_first_improvement", "curves_second_improvement", "gap")
-    assert set(first) == {"README.md", *tables, *(f"results/mini/figures/{name}.png" for name in figures)}
+    pages = {"README.md", "results/mini/README.md"}
+    assert set(first) == {*pages, *tables, *(f"results/mini/figures/{name}.png" for name in figures)}
 
 
 def test_a_readme_without_its_markers_is_not_guessed_at(home, runs):
@@ -394,11 +407,95 @@ def test_what_laboratories_hand_over_comes_after_the_studys(home, runs):
     never_drawn = Figure("never_drawn", "Never drawn.", lambda: None)
     drawn = Figure("gap", "As if of a laboratory.", lambda: None)  # its file is the study's
     report_study("mini", [shown, hidden], [never_drawn, drawn])
-    readme = home.readme.read_text()
-    assert readme.index("### What can be told apart") < readme.index("### A table, shown")
-    assert readme.index("### A table, shown") < readme.index("Cosine gap of every run")
-    assert readme.index("Cosine gap of every run") < readme.index("As if of a laboratory.")
-    assert "A table, hidden" not in readme and "Never drawn" not in readme
+    page, readme = (home.results / "README.md").read_text(), home.readme.read_text()
+    assert page.index("### What can be told apart") < page.index("### A table, shown")
+    assert page.index("### A table, shown") < page.index("Cosine gap of every run")
+    assert page.index("Cosine gap of every run") < page.index("As if of a laboratory.")
+    assert "A table, hidden" not in page and "Never drawn" not in page and "A table, shown" not in readme
+
+
+# --- the site ---
+
+HOME_PAGE = "Before.\n\n<!-- BEGIN answer:mini -->\n<!-- END answer:mini -->\n\nAfter.\n"
+
+
+@pytest.fixture
+def site(home):
+    "The folder of the pages of results, in a home that has a site."
+    (home.folder / "nbs").mkdir()
+    (home.folder / "nbs" / "index.qmd").write_text(HOME_PAGE)
+    return home.folder / "nbs" / "results"
+
+
+def found(name, runs):
+    "What a laboratory may hand over."
+    numbers = pd.DataFrame({"x": [1.0, 2.0]}, pd.MultiIndex.from_product([["of"], ["a", "b"]], names=["of", "row"]))
+    table = Table(f"{name}_table", "A table", numbers, numbers.astype(str), "It can be told. Notes.")
+    figure = Figure(name, "A figure.", lambda: plot_gap(runs))
+    return Finding(name, f"What of {name}?", "It can be told.", [table], [figure])
+
+
+def missing(page):
+    "Links and pictures of a page among the results that lead nowhere, but for pages that others write."
+    targets = re.findall(r"\]\(([^)#\s]+)\)", page.read_text())
+    return {t for t in targets if not t.startswith("http") and not (page.parent / t).exists()}
+
+
+def test_the_pages_are_written_once(home, site, runs):
+    findings = [found("warmth", runs), Finding("seeds", "What with more seeds?")]
+    pages = write_site("mini", findings)
+    names = {"study", "downloads", "index", "warmth", "seeds"}
+    assert {page.stem for page in pages} == names and all(page.is_file() for page in pages)
+    first = home.files()
+    assert write_site("mini", findings) == pages and home.files() == first
+    on_home = (home.folder / "nbs" / "index.qmd").read_text()
+    assert on_home.startswith("Before.") and on_home.endswith("After.\n") and "does matter" in on_home
+    assert re.findall(r"\]\((\S+?)\)", on_home) == [f"results/figures/answer{of}.svg" for of in ("", "-narrow")]
+    assert (
+        "the study's own" in (site / "seeds.qmd").read_text()
+        and "[What of warmth?](warmth.qmd)" in (site / "index.qmd").read_text()
+    )
+
+
+def test_a_laboratory_s_page_has_question_answer_figure_table_and_how_to_run_it(home, site, runs):
+    write_site("mini", [found("warmth", runs)])
+    page = (site / "warmth.qmd").read_text()
+    order = ["What of warmth?", "It can be told.", "figures/warmth.svg", "## A table", "## How to run it again"]
+    places = [page.index(words) for words in order]
+    assert places == sorted(places) and page.count("It can be told.") == 1
+    assert page.count("| of | ") == 3, "a head and two rows: nothing is left blank, as rows are sorted"
+    assert page.count('fig-alt="A figure."') == 2 and 'fm.LABORATORIES["warmth"].run("mini")' in page
+
+
+def test_what_pages_link_to_is_there_once_downloads_are_put(home, site, runs):
+    report_study("mini")  # which writes the tables
+    write_site("mini", [])
+    copies = put_downloads("mini", site)
+    assert {path.name for path in copies} == {"runs.jsonl", *(f"{name}.csv" for name in TABLES)}
+    assert copies[0].read_bytes() == home.store.read_bytes()
+    others = {"../labs/carries_over.ipynb", "../metrics/stats.ipynb", "../howto/read_runs.ipynb", "judge.qmd"}
+    assert set().union(*(missing(page) for page in site.glob("*.qmd"))) == others
+
+
+def test_what_is_no_more_goes_and_what_is_written_by_hand_stays(home, site, runs):
+    write_site("mini", [found("warmth", runs)])
+    (site / "judge.qmd").write_text("by hand")
+    write_site("mini", [])
+    assert (site / "judge.qmd").is_file() and not (site / "warmth.qmd").exists()
+    assert not list((site / "figures").glob("warmth*")) and (site / "figures" / "gap-narrow.svg").is_file()
+
+
+def test_without_a_place_nothing_is_written(home, runs):
+    assert write_site("mini", []) == []
+    (home.folder / "nbs").mkdir()
+    (home.folder / "nbs" / "index.qmd").write_text("Another site.\n")
+    assert write_site("mini", []) == [] and not (home.folder / "nbs" / "results").exists()
+
+
+def test_a_home_page_with_one_marker_is_not_guessed_at(home, site, runs):
+    (home.folder / "nbs" / "index.qmd").write_text(HOME_PAGE.replace("<!-- END answer:mini -->", ""))
+    with pytest.raises(UserError, match="nbs/index.qmd must hold <!-- BEGIN answer:mini --> and after it"):
+        write_site("mini", [])
 
 
 # --- names that are new, or that nobody knows ---
@@ -456,7 +553,8 @@ def assert_shown(home, loss, title, strategy):
     assert in_words in texts(plot_curves(runs, "second_improvement"))
     assert any(title in text for text in texts(plot_curves(runs))) and f"{title}, dual encoder" in texts(plot_gap(runs))
     report_study("mini")
-    assert f"| {title} | " in home.readme.read_text() and f" {strategy} |" in home.readme.read_text()
+    page = (home.results / "README.md").read_text()
+    assert f"| {title} | " in page and f" {strategy} |" in page and f" {strategy} |" in home.readme.read_text()
 
 
 def test_an_unknown_head_has_its_rows(home):
@@ -508,15 +606,15 @@ def test_another_setup_leaves_the_record_alone_and_has_a_table(home, others, dif
     report_study("mini")
     after = home.files()
     new = sorted(set(after) - set(before))
-    assert {name for name in before if before[name] != after[name]} == {"README.md"}
+    assert {name for name in before if before[name] != after[name]} == {"results/mini/README.md"}
     assert len(new) == 2 and all(re.fullmatch(r"results/mini/tables/setup_[0-9a-f]{8}\.(csv|md)", n) for n in new)
     said = after[new[1]].decode()
     assert said.startswith(f"# Another set-up: {differs}\n") and "| dual encoder |" in said
     assert (
         f"Another set-up: {differs}: runs that are in no table of the record; see {new[1]}." in capsys.readouterr().out
     )
-    readme = home.readme.read_text()
-    assert f"Runs of another set-up have a table of their own: [{differs}]({new[1]})." in readme
+    page, link = after["results/mini/README.md"].decode(), new[1].removeprefix("results/mini/")
+    assert f"Runs of another set-up have a table of their own: [{differs}]({link})." in page
     home.keep(few())  # they are gone: so is their table
     report_study("mini")
     assert home.files() == before

@@ -8,6 +8,7 @@ __all__ = ['DOWNLOADS', 'BY_HAND', 'table_on_page', 'figure_on_page', 'draw_for_
 
 # %% ../../nbs/report/site.ipynb #c9e51d62
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ def laboratory_page(profile: Profile, finding: Finding) -> str:
     finding : Finding
         Of the laboratory.
     """
-    told = finding.answer or _OF_THE_STUDY
+    told = _sentences(finding.answer or _OF_THE_STUDY)
     tables = [_without_answer(table, finding.answer) for table in finding.tables]
     return _page(
         _front(finding.title, "A laboratory: a question beside the study's own."),
@@ -133,6 +134,12 @@ All of them, and after them these pages: `frames-matter reproduce --full`. What 
 [the laboratory's own page](../labs/{finding.name}.ipynb); every run is a line of
 [runs.jsonl](downloads.qmd).""",
     )
+
+
+def _sentences(text: str) -> str:
+    "A list of them, where there are several."
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z“])", text)
+    return "\n".join(f"- {part}" for part in parts) if len(parts) > 1 else text
 
 
 def _without_answer(table: Table, told: str) -> Table:
