@@ -825,7 +825,7 @@ OfData = Annotated[
 ]
 FigurePath = Annotated[str, typer.Option("--figure", metavar="FILE", help="Draw it too, as a PNG.")]
 
-
+# %% ../nbs/cli.ipynb #c0110060
 @command(
     app,
     "frames-matter power --clips 30,100,300",
