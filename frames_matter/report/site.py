@@ -116,7 +116,7 @@ def laboratory_page(profile: Profile, finding: Finding) -> str:
     tables = [_without_answer(table, finding.answer) for table in finding.tables]
     return _page(
         _front(finding.title, "A laboratory: a question beside the study's own."),
-        f"::: {{.answer}}\n{told}\n:::",
+        f"::: {{.answer}}\n\n{told}\n\n:::",
         source_of(profile).notice,
         *map(figure_on_page, finding.figures),
         *map(table_on_page, tables),
@@ -214,9 +214,11 @@ def _downloads_page(profile: Profile, tables: Sequence[Table]) -> str:
     return _page(
         _front("Downloads", "Every run and every table, as they are."),
         source_of(profile).notice,
-        f"""[runs.jsonl]({DOWNLOADS}/runs.jsonl) holds {runs} runs, a line each: specification, seed, curves, metrics,
+        f"""## Runs
+
+[runs.jsonl]({DOWNLOADS}/runs.jsonl) holds {runs} runs, a line each: specification, seed, curves, metrics,
 versions, machine and seconds. [How to read it](../howto/read_runs.ipynb).""",
-        "::: {.table-box}\n" + grid + "\n:::",
+        "## Tables\n\n::: {.table-box}\n" + grid + "\n:::",
     )
 
 # %% ../../nbs/report/site.ipynb #aba7b3f3
@@ -231,7 +233,8 @@ def _benchmarks_page(pages: Path) -> str:
     before, picture, after = _around_picture(rest)
     table, _, below = after.strip().partition("\n\n")
     shown = f'::: {{.figure-box}}\n![{picture}.](figures/benchmarks.svg){{fig-alt="{picture}."}}\n:::'
-    return _page(_front(title.lstrip("# ")), before, shown, f"::: {{.table-box}}\n{table}\n:::", below.strip())
+    stages = f"## Stage by stage\n\n::: {{.table-box}}\n{table}\n:::"
+    return _page(_front(title.lstrip("# ")), before, shown, stages, f"## How each was measured\n\n{below.strip()}")
 
 
 def _around_picture(text: str) -> tuple[str, str, str]:
