@@ -1,6 +1,8 @@
 "What a disk refuses is one sentence that says what to do, and no advice to delete what is whole."
 
+import contextlib
 import errno
+import io
 import os
 import sqlite3
 from pathlib import Path
@@ -124,10 +126,9 @@ def told_by_doctor(home, monkeypatch, name="folder"):
     "The exit code of doctor, and the line of one of its checks."
     monkeypatch.setenv("FRAMES_MATTER_HOME", str(home))
     monkeypatch.setattr("frames_matter.cli.CHECKS", {n: CHECKS[n] for n in ("disk", "folder")})
-    lines = []
-    monkeypatch.setattr("frames_matter.cli._say", lines.append)
-    code = run_command(["doctor"])
-    return code, next(line for line in lines if line[4:].startswith(name))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = run_command(["doctor"])
+    return code, next(line for line in out.getvalue().splitlines() if line[4:].startswith(name))
 
 
 @pytest.mark.parametrize("deep", ["new", "new/deep/home"])

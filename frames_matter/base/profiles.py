@@ -507,36 +507,37 @@ def worlds_of(profile: Profile) -> list[Profile]:
     return [_beside(profile, world) for world in WORLDS.values() if world.results == profile.name]
 
 # %% ../../nbs/base/profiles.ipynb #de122ad8
-def data_dir(profile: Profile) -> Path:
+def data_dir(profile: str | Profile) -> Path:
     """Where videos, clips and other large things are, which git ignores: data/<profile>.
 
     Parameters
     ----------
-    profile : Profile
+    profile : str or Profile
         Whose; its name is the folder's.
     """
-    return project_root() / "data" / profile.name
+    return project_root() / "data" / as_profile(profile).name
 
 
-def manifest_dir(profile: Profile) -> Path:
+def manifest_dir(profile: str | Profile) -> Path:
     """Where it is written what the data is: data_manifest/<profile>.
 
     Parameters
     ----------
-    profile : Profile
+    profile : str or Profile
         Whose; its name is the folder's.
     """
-    return project_root() / "data_manifest" / profile.name
+    return project_root() / "data_manifest" / as_profile(profile).name
 
 
-def results_dir(profile: Profile) -> Path:
+def results_dir(profile: str | Profile) -> Path:
     """Where it is written what came out: results/<profile>, or where the profile says.
 
     Parameters
     ----------
-    profile : Profile
+    profile : str or Profile
         Whose; its `results` is the folder's name, else its name.
     """
+    profile = as_profile(profile)
     return project_root() / "results" / (profile.results or profile.name)
 
 # %% ../../nbs/base/profiles.ipynb #955bdaef

@@ -33,13 +33,32 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         for entry in entries:
             self.register(entry)
 
-    def register(self, entry: Entry) -> Entry:
-        "Add one thing; a name that is taken is a `UserError`. The thing comes back."
+    def register(self, entry: Entry, replace: bool = False) -> Entry:
+        """Add one thing.
+
+        Parameters
+        ----------
+        entry
+            It has a `name`.
+        replace : bool
+            Put it in the place of the one of this name, if there is one: for a cell of a notebook that is run again.
+
+        Returns
+        -------
+        The entry.
+
+        Raises
+        ------
+        UserError
+            If it has no name, or one that is taken and is not to be replaced.
+        """
         name = getattr(entry, "name", None)
         if not isinstance(name, str) or not name:
             raise UserError(f"A {self.kind} needs a name to be registered; {entry!r} has none.")
-        if name in self._entries:
-            raise UserError(f"There is a {self.kind} called {name!r} already; give this one another name.")
+        if name in self._entries and not replace:
+            raise UserError(
+                f"There is a {self.kind} called {name!r} already; give this one another name, or add replace=True."
+            )
         self._entries[name] = entry
         return entry
 

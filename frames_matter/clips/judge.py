@@ -177,7 +177,7 @@ def say_what_could_be_seen(judgement: Judgement) -> str:
     seen = judgement.training.detectable.max()
     n, films = len(judgement.rows), judgement.rows.youtube_id.nunique()
     more = f"; for {WORTH:g} points it takes about {needed[0]} in all, of {needed[1]} films" if needed[0] > n else ""
-    return f"With {n} clips of {films} films a gain of {seen:.0f} points is found four times of five{more}."
+    return f"With {n} clips of {films} films a gain of {seen:.1f} points is found four times of five{more}."
 
 
 def advice(judgement: Judgement) -> str:

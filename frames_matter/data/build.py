@@ -28,7 +28,7 @@ from frames_matter.base.files import (
     put_folder_back,
     spec_hash,
 )
-from ..base.profiles import Profile, data_dir, manifest_dir
+from ..base.profiles import Profile, as_profile, data_dir, manifest_dir
 from ..base.text import reason_and_place, visible
 from .addresses import named_host
 from .dataset import split_by_source
@@ -339,13 +339,15 @@ def _describe_choice(choice):
 
 # %% ../../nbs/data/build.ipynb #876ac114
 def build_dataset(
-    profile: Profile, progress: bool = True, again: bool = False, tools: BuildTools | None = None
+    profile: str | Profile, progress: bool = True, again: bool = False, tools: BuildTools | None = None
 ) -> pd.DataFrame:
     """Build the clips of a profile and their manifest. What is done is not done again.
 
+    It starts processes: a script calls it under `if __name__ == "__main__":`.
+
     Parameters
     ----------
-    profile : Profile
+    profile : str or Profile
         What is wanted.
     progress : bool
         Show how far it is, on a terminal.
@@ -365,6 +367,7 @@ def build_dataset(
         If the rows or their videos cannot be had, there are too few, the site fails, or another process builds here.
     """
     find_ffmpeg()
+    profile = as_profile(profile)
     source, tools = source_of(profile), tools or BuildTools()
     finished, given = _finished_or_given(profile, source, again)
     return _build(profile, source, given, tools, progress) if finished is None else finished

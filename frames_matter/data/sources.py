@@ -196,7 +196,7 @@ class MiniWorld(TableSource):
     title = "the mini world"
     notice = (
         "**These numbers are of the mini world and viclip-nano, a generated stand-in that runs on a laptop. "
-        "They are not InternVid's, nor ViCLIP-L's;** only the columns `published` are."
+        "They are not InternVid's, nor ViCLIP-L's;** only what stands under `published` is."
     )
     licence = "the films and captions are made by this project and share its licence"
     has_truth = True

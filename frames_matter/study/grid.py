@@ -15,7 +15,7 @@ from typing import Any
 from ..base.errors import choose
 from ..base.files import file_sha256
 from ..base.hub import pinned
-from ..base.profiles import Profile, get_profile
+from ..base.profiles import Profile, as_profile, get_profile
 from ..base.registry import Registry
 from ..data.build import build_dataset
 from ..data.manifest import manifest_hash
@@ -184,16 +184,17 @@ def specs_of(cells: Iterable[tuple[Profile, dict[str, Any]]], progress: bool = T
     return specs
 
 
-def grid(profile: Profile, phase: str, progress: bool = True) -> list[RunSpec]:
+def grid(profile: str | Profile, phase: str, progress: bool = True) -> list[RunSpec]:
     """Every run of a phase.
 
     Parameters
     ----------
-    profile : Profile
+    profile : str or Profile
         Its data set is built first if it is not there.
     phase : str
         A name in `PHASES`; another one is a `UserError`.
     progress : bool
         Show bars while the data set is built.
     """
+    profile = as_profile(profile)
     return specs_of([(profile, cell) for cell in grid_cells(profile, phase)], progress)

@@ -330,6 +330,8 @@ def run_all(
 ) -> list[dict[str, Any]]:
     """Do every run that this checkout has not finished.
 
+    It starts processes where there are several workers: a script calls it under `if __name__ == "__main__":`.
+
     Parameters
     ----------
     specs : iterable of RunSpec
