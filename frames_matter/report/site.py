@@ -117,7 +117,7 @@ def laboratory_page(profile: Profile, finding: Finding) -> str:
     tables = [_without_answer(table, finding.answer) for table in finding.tables]
     return _page(
         _front(finding.title, "A laboratory: a question beside the study's own."),
-        f"::: {{.answer}}\n\n{_in_words(told)}\n\n:::",
+        f"::: {{.answer}}\n\n{_to_read(told)}\n\n:::",
         source_of(profile).notice,
         *map(figure_on_page, finding.figures),
         *map(table_on_page, tables),
@@ -141,16 +141,16 @@ def _sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+(?=[A-Z“])", text)
 
 
-_DIFFERENCE = re.compile(r" \([-+]?[\d.]+, [-+]?[\d.]+ to [-+]?[\d.]+\)")
+_INTERVAL = re.compile(r"(?<=\d), [-+]?[\d.]+ to [-+]?[\d.]+\)")  # of a difference, in brackets beside it
 
 
-def _in_words(told: str) -> str:
-    "What was found, to be read; the same with every difference and its interval folded below."
-    words = _DIFFERENCE.sub("", told)
-    if words == told:
+def _to_read(told: str) -> str:
+    "What was found, without the intervals of differences; the same with all of them is folded below."
+    read = _INTERVAL.sub(")", told)
+    if read == told:
         return told
-    fold = '::: {.callout-note collapse="true" title="The same with differences and 95 % intervals"}'
-    return f"{words}\n\n{fold}\n\n{told}\n\n:::"
+    fold = '::: {.callout-note collapse="true" title="The same with 95 % intervals"}'
+    return f"{read}\n\n{fold}\n\n{told}\n\n:::"
 
 
 def _without_answer(table: Table, told: str) -> Table:
@@ -307,7 +307,7 @@ def write_site(
     if not has_marker(home, profile):
         return []
     runs, pages = load_runs(profile), home.parent / "results"
-    told, tables, figures = _in_words(answer(runs, headlines)), study_tables(runs), study_figures(runs, profile)
+    told, tables, figures = _to_read(answer(runs, headlines)), study_tables(runs), study_figures(runs, profile)
     drawn = _draw_all([*figures, *(figure for of in findings for figure in of.figures)], pages / "figures")
     first = "\n\n".join(figure_on_page(figure) for figure in figures if figure.name in {"answer"} & drawn)
     others = [figure for figure in figures if figure.name in drawn - {"answer"}]
