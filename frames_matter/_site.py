@@ -83,6 +83,7 @@ def _parameters(told: inspect.Signature, types: dict[str, Any]) -> list[str]:
 
 def _annotation(annotation: Any) -> str:
     "A type without the modules it is from."
+    annotation = None if annotation is type(None) else annotation  # as it was written
     told = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return _MODULES.sub("", told)
 
