@@ -119,7 +119,8 @@ def _table(section: str, text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    "Text that a table's row can hold."
+    "Text that a table's row can hold; `<` outside of code would begin a tag."
+    text = re.sub(r"`[^`]*`|<", lambda found: "\\<" if found[0] == "<" else found[0], text)
     return text.replace("|", "\\|").replace("*", "\\*")
 
 
