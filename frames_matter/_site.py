@@ -83,6 +83,7 @@ def _parameters(told: inspect.Signature, types: dict[str, Any]) -> list[str]:
 
 def _annotation(annotation: Any) -> str:
     "A type without the modules it is from."
+    annotation = None if annotation is type(None) else annotation  # as it was written
     told = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return _MODULES.sub("", told)
 
@@ -118,7 +119,8 @@ def _table(section: str, text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    "Text that a table's row can hold."
+    "Text that a table's row can hold; `<` outside of code would begin a tag."
+    text = re.sub(r"`[^`]*`|<", lambda found: "\\<" if found[0] == "<" else found[0], text)
     return text.replace("|", "\\|").replace("*", "\\*")
 
 

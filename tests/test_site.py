@@ -368,6 +368,8 @@ def test_sections_of_a_docstring_are_tables():
         "| <code>\\*\\*options</code> |  | One \\| another. |",
     ]
     assert "| <code>UserError</code> |  | If there is none. |" in raises
+    (told,) = described("Returns\n-------\ndict\n    foil_<kind>, and `a < b`.")
+    assert told.endswith("| foil_\\<kind>, and `a < b`. |"), "a tag would vanish from the page"
 
 
 def test_a_table_becomes_part_of_the_page(tmp_path):

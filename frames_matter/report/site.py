@@ -112,11 +112,12 @@ def laboratory_page(profile: Profile, finding: Finding) -> str:
     finding : Finding
         Of the laboratory.
     """
-    told = _sentences(finding.answer or _OF_THE_STUDY)
+    parts = _sentences(finding.answer or _OF_THE_STUDY)
+    told = "\n".join(f"- {part}" for part in parts) if len(parts) > 1 else parts[0]
     tables = [_without_answer(table, finding.answer) for table in finding.tables]
     return _page(
         _front(finding.title, "A laboratory: a question beside the study's own."),
-        f"::: {{.answer}}\n\n{told}\n\n:::",
+        f"::: {{.answer}}\n\n{_to_read(told)}\n\n:::",
         source_of(profile).notice,
         *map(figure_on_page, finding.figures),
         *map(table_on_page, tables),
@@ -136,15 +137,28 @@ All of them, and after them these pages: `frames-matter reproduce --full`. What 
     )
 
 
-def _sentences(text: str) -> str:
-    "A list of them, where there are several."
-    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z“])", text)
-    return "\n".join(f"- {part}" for part in parts) if len(parts) > 1 else text
+def _sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z“])", text)
+
+
+_INTERVAL = re.compile(r"(?<=\d), [-+]?[\d.]+ to [-+]?[\d.]+\)")  # of a difference, in brackets beside it
+
+
+def _to_read(told: str) -> str:
+    "What was found, without the intervals of differences; the same with all of them is folded below."
+    read = _INTERVAL.sub(")", told)
+    if read == told:
+        return told
+    fold = '::: {.callout-note collapse="true" title="The same with 95 % intervals"}'
+    return f"{read}\n\n{fold}\n\n{told}\n\n:::"
 
 
 def _without_answer(table: Table, told: str) -> Table:
     "The table; of its notes not what stands at the head of the page."
-    notes = table.notes.removeprefix(told).strip() if told else table.notes
+    notes = table.notes
+    for sentence in _sentences(told):
+        notes = notes.replace(sentence, "", 1)
+    notes = re.sub(r"\n{3,}", "\n\n", notes).strip()
     return Table(table.name, table.title, table.numbers, table.text, notes or table.notes)
 
 
@@ -293,7 +307,7 @@ def write_site(
     if not has_marker(home, profile):
         return []
     runs, pages = load_runs(profile), home.parent / "results"
-    told, tables, figures = answer(runs, headlines), study_tables(runs), study_figures(runs, profile)
+    told, tables, figures = _to_read(answer(runs, headlines)), study_tables(runs), study_figures(runs, profile)
     drawn = _draw_all([*figures, *(figure for of in findings for figure in of.figures)], pages / "figures")
     first = "\n\n".join(figure_on_page(figure) for figure in figures if figure.name in {"answer"} & drawn)
     others = [figure for figure in figures if figure.name in drawn - {"answer"}]
