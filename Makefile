@@ -60,4 +60,4 @@ $(READY): settings.ini setup.py constraints.txt
 	  { echo "Python $(MIN_PYTHON) or newer is needed; name one with 'make PYTHON=python3.12 ...'." >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making .venv and installing into it (once; minutes)"; $(PYTHON) -m venv --clear .venv; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,scale,search]' -c $(CONSTRAINTS)
-	@touch $@
+	@touch $@ && echo "Installed into .venv; the command is $(BIN)/frames-matter, or '. $(BIN)/activate' and then frames-matter"

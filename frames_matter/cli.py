@@ -698,6 +698,7 @@ def find(
     chosen = _searched_profile(data)
     found = find_clips(asked, chosen, model, top, exact)
     _warn_of_model(chosen, model)
+    _warn_of_rows(chosen)
     if json:
         print(hits_as_json(asked, found))
     else:
@@ -726,6 +727,16 @@ def _warn_of_model(profile: Profile, model: str = "") -> None:
         print(told, file=sys.stderr)
 
 # %% ../nbs/cli.ipynb #3f0926b0
+def _warn_of_rows(profile: Profile) -> None:
+    "Say which rows of somebody's own table are no clips that could be found."
+    from frames_matter.clips.collection import left_out
+    from frames_matter.data.manifest import read_manifest
+
+    rows = read_manifest(manifest_dir(profile) / "clips.csv")
+    if not source_of(profile).has_truth and (rows.status == "rejected").any():
+        print(f"Left out: {visible(left_out(rows))}", file=sys.stderr)
+
+
 def _lines_of(path: str) -> list[str]:
     "The lines of a text file that are not empty."
     if not os.path.isfile(path):

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader
 
 from ..base.files import atomic_write
 from ..base.profiles import Profile, as_profile, results_dir
-from .collection import facts_of
+from .collection import facts_of, left_out
 from .components import components_of_training
 from .features import Encoder, clip_features, encoder_for
 from .find import picture_of
@@ -86,7 +86,7 @@ def judge(profile: str | Profile, model: str | Path = "", progress: bool = True)
         Show bars.
     """
     profile = as_profile(profile)
-    build_dataset(profile, progress=progress)
+    tried = build_dataset(profile, progress=progress)
     encoder = encoder_for(profile, model)
     bundle = encoder.bundle
     rows, video = clip_features(profile, encoder, progress=progress)
@@ -104,7 +104,8 @@ def judge(profile: str | Profile, model: str | Path = "", progress: bool = True)
         encoder,
         clips,
         strange_to_model(profile, str(model)),
-        facts_of(rows, video, bundle.tokenizer, bundle.model.config.context_length),
+        {"rows left out": left_out(tried)}
+        | facts_of(rows, video, bundle.tokenizer, bundle.model.config.context_length),
         rows,
         table_before(asked),
         confusions(asked),

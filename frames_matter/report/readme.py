@@ -230,9 +230,7 @@ def _body(profile: Profile, tables: Sequence[Table], figures: Sequence[Figure], 
     page = _page_of(profile)
     shown = [(_picture(profile, figure, page), figure.caption) for figure in figures if figure.in_readme]
     pictures = [f"{picture}\n*{caption}*" for picture, caption in shown if picture]
-    return "\n\n".join(
-        filter(None, [source_of(profile).notice, *sections, _setups_sentence(profile, setups), *pictures])
-    )
+    return "\n\n".join(filter(None, [*sections, _setups_sentence(profile, setups), *pictures]))
 
 # %% ../../nbs/report/readme.ipynb #8886b463
 def _in_brief(table: Table) -> pd.DataFrame:
