@@ -34,7 +34,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             self.register(entry)
 
     def register(self, entry: Entry, replace: bool = False) -> Entry:
-        """Add one thing.
+        """Add one thing; it comes back. A name that is taken is a `UserError`.
 
         Parameters
         ----------
@@ -42,15 +42,6 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             It has a `name`.
         replace : bool
             Put it in the place of the one of this name, if there is one: for a cell of a notebook that is run again.
-
-        Returns
-        -------
-        The entry.
-
-        Raises
-        ------
-        UserError
-            If it has no name, or one that is taken and is not to be replaced.
         """
         name = getattr(entry, "name", None)
         if not isinstance(name, str) or not name:

@@ -136,7 +136,7 @@ All of them, and after them these pages: `frames-matter reproduce --full`. What 
 [runs.jsonl](downloads.qmd).""",
     )
 
-
+# %% ../../nbs/report/site.ipynb #bec55e70
 def _sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+(?=[A-Z“])", text)
 

@@ -133,7 +133,7 @@ def difference_in_words(difference: float, low: float, high: float, verdict: str
         return f"{told} ({', '.join(filter(None, [ends, verdict]))})"
     return ", ".join(filter(None, [told, ends]))
 
-
+# %% ../../nbs/report/writers.ipynb #05008cc0
 def named_by_verdict(rows: pd.DataFrame, verdicts: Iterable[str]) -> dict[str, list[str]]:
     """Names with their differences and intervals, as mean (-8.1, -11.8 to -4.5), gathered by verdict.
 
