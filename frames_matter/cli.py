@@ -481,7 +481,7 @@ Name = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="With --from or --from-manifest: what the data is called from then on, as in `reproduce --data NAME`. "
+        help="Of clips that are brought: what the data is called from then on, as in `reproduce --data NAME`. "
         "Default: what the path is called.",
     ),
 ]
@@ -489,7 +489,7 @@ Like = Annotated[
     str,
     typer.Option(
         metavar="PROFILE",
-        help="With --from or --from-manifest: the profile that model, training and the rest are taken from. "
+        help="Of clips that are brought: the profile that model, training and the rest are taken from. "
         "Default: mini, or the manifest's own.",
         autocompletion=_profiles_beginning,
     ),
@@ -643,7 +643,7 @@ ModelFolder = Annotated[
     typer.Option(
         "--model",
         metavar="FOLDER",
-        help="A model to search with: a folder that training left, or a checkpoint. Default: the data's own.",
+        help="The model to ask: a folder that training left, or a checkpoint. Default: the data's own.",
     ),
 ]
 SearchedData = Annotated[
