@@ -48,7 +48,7 @@ from frames_matter.base.profiles import (
     results_dir,
 )
 from .base.registry import Registry
-from .base.text import reason_and_place, visible
+from .base.text import visible
 from .data.own_clip import path_below
 from .data.sources import source_of, strange_to_model
 
@@ -283,15 +283,6 @@ def report(profile: ProfileName = "mini") -> None:
     write_reports(profile)
 
 # %% ../nbs/cli.ipynb #63cf0e18
-def _reasons(rejected: "pd.DataFrame") -> list[tuple[int, str, str]]:
-    "How many rows were rejected for each reason, most first, and where the first of them stands."
-    found: dict[str, list[str]] = {}
-    for row in rejected.itertuples():
-        reason, where = reason_and_place(row.reason if isinstance(row.reason, str) else "")
-        found.setdefault(reason, []).append(where or str(row.clip_id))
-    return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
-
-
 def _told_reasons(reasons: list[tuple[int, str, str]], limit: int) -> list[str]:
     "Those reasons, a line each; what is left of them is counted."
     lines = []
@@ -313,7 +304,9 @@ def _tell_rows(table: "pd.DataFrame") -> None:
     qualify = table.status == ""
     if qualify.any():
         _say(table[qualify][["clip_id", "caption"]].to_string(index=False, max_colwidth=80))
-    others = "".join(f"\n{line}" for line in _told_reasons(_reasons(table[~qualify]), len(table)))
+    from frames_matter.data.manifest import reasons_of
+
+    others = "".join(f"\n{line}" for line in _told_reasons(reasons_of(table[~qualify]), len(table)))
     _say(f"{qualify.sum()} of {len(table)} rows qualify{'; the others:' if others else '.'}{others}")
 
 # %% ../nbs/cli.ipynb #4f66e759
@@ -443,7 +436,9 @@ def summary(rows: "pd.DataFrame", limit: int = 20, table: str = "") -> str:
     splits = ", ".join(f"{split} {n}" for split, n in counts)
     lines = [f"{len(kept)} clips kept of {len(rows)} rows tried: {splits}."]
     if len(rejected):
-        reasons = _reasons(rejected)
+        from frames_matter.data.manifest import reasons_of
+
+        reasons = reasons_of(rejected)
         lines += [f"{len(rejected)} rejected:", *_told_reasons(reasons, limit)]
         is_whole = len(reasons) == len(rejected) <= limit
         lines += [f"Each of them with its reason: {table}"] * bool(table and not is_whole)
@@ -729,11 +724,13 @@ def _warn_of_model(profile: Profile, model: str = "") -> None:
 # %% ../nbs/cli.ipynb #3f0926b0
 def _warn_of_rows(profile: Profile) -> None:
     "Say which rows of somebody's own table are no clips that could be found."
+    if source_of(profile).has_truth:
+        return
     from frames_matter.clips.collection import left_out
     from frames_matter.data.manifest import read_manifest
 
     rows = read_manifest(manifest_dir(profile) / "clips.csv")
-    if not source_of(profile).has_truth and (rows.status == "rejected").any():
+    if (rows.status == "rejected").any():
         print(f"Left out: {visible(left_out(rows))}", file=sys.stderr)
 
 

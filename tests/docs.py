@@ -12,10 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from all import BIN, ROOT, copy_of_sources
+
 from frames_matter.report.site import put_downloads
 
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 ADDRESS = re.search(r'^Repository = "https://github.com/(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
 WRITTEN = {".ipynb", ".qmd", ".yml", ".toml", ".md"}  # files that may hold the address
 ELSEWHERE = re.compile(
@@ -26,10 +26,7 @@ MERELY_NAMED = re.compile(rb"""rel=["'](?:canonical|alternate|license)["']""")
 
 def copy_to(folder: Path) -> Path:
     "The files of the site, which may be rewritten."
-    for name in ("nbs", "frames_matter"):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "settings.ini"):
-        shutil.copy(ROOT / name, folder)
+    copy_of_sources(folder)
     (folder / "nbs" / "_quarto.yml").unlink(missing_ok=True)  # a link, which some checkouts hold as a file
     shutil.copy(ROOT / "_quarto.yml", folder / "nbs")
     put_downloads("mini", folder / "nbs" / "results")

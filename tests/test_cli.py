@@ -133,13 +133,18 @@ def test_a_usage_error_is_a_sentence(here):
         assert re.search(r"[.?] See `frames-matter.* --help`\.\n$", here(line).stderr), line
 
 
-def options_with_values():
-    "Every command, with what it cannot do without, and each of its options that takes a value."
-    root = typer.main.get_command(app)
+def commands():
+    "Every command: its line, and what typer knows of it."
     for line in COMMANDS:
-        found = root
+        found = typer.main.get_command(app)
         for word in line.split():
             found = found.commands[word]
+        yield line, found
+
+
+def options_with_values():
+    "Every command, with what it cannot do without, and each of its options that takes a value."
+    for line, found in commands():
         needed = [" x" for given in found.params if given.required and not given.opts[0].startswith("-")]
         options = [given for given in found.params if given.opts[0].startswith("-") and not given.is_flag]
         yield from ((line + "".join(needed), option) for option in options)
@@ -388,11 +393,7 @@ def test_a_device_that_is_kept_for_the_lessons_is_told_of_where_it_is_not_there(
 
 def options_of(name):
     "The commands with an option, and what they cannot do without."
-    root = typer.main.get_command(app)
-    for line in COMMANDS:
-        found = root
-        for word in line.split():
-            found = found.commands[word]
+    for line, found in commands():
         if any(name in given.opts for given in found.params):
             yield line
 

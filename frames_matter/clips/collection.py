@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from ..base.text import reason_and_place
+from ..data.manifest import reasons_of
 from ..model.tokenizer import ClipTokenizer, cut_captions
 from ..report.writers import enumeration
 
@@ -159,15 +159,8 @@ def left_out(tried: pd.DataFrame) -> str:
     rejected = tried[tried.status == "rejected"]
     if not len(rejected):
         return "none"
-    told = pd.DataFrame([reason_and_place(str(reason)) for reason in rejected.reason], columns=["reason", "place"])
-    by_reason = sorted(told.groupby("reason", sort=False), key=lambda found: -len(found[1]))
-    parts = [f"{reason} ({_where(of.place, len(of))})" for reason, of in by_reason[:_REASONS]]
-    others = len(by_reason) - _REASONS
+    by_reason = reasons_of(rejected)
+    parts = [f"{reason} ({place if n == 1 else f'{place} and {n - 1} more'})" for n, reason, place in by_reason]
+    others = len(parts) - _REASONS
     more = f"; and for {others} other reasons, which clips.csv tells" if others > 0 else ""
-    return f"{len(rejected)} of {len(tried)} rows: {'; '.join(parts)}{more}"
-
-
-def _where(places: pd.Series, n: int) -> str:
-    "Where the first of n rows stands, or how many they are."
-    first = places.iloc[0]
-    return f"{n}" if not first else first if n == 1 else f"{first} and {n - 1} more"
+    return f"{len(rejected)} of {len(tried)} rows: {'; '.join(parts[:_REASONS])}{more}"

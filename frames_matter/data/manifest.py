@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'COUNTS', 'FOUND', 'SPLITS', 'UNITS', 'load_manifest', 'kept_rows', 'read_manifest', 'manifest_hash',
-           'portable_address', 'verify', 'manifest_differences']
+           'portable_address', 'reasons_of', 'verify', 'manifest_differences']
 
 # %% ../../nbs/data/manifest.ipynb #becb8f8b
 import os
@@ -16,7 +16,7 @@ from ..base.addresses import without_secrets
 from ..base.errors import UserError
 from ..base.files import file_sha256, project_root, spec_hash
 from ..base.profiles import PROFILES, Profile, as_profile, data_dir, manifest_dir, registered
-from ..base.text import is_clip_id, is_split_name, visible
+from ..base.text import is_clip_id, is_split_name, reason_and_place, visible
 from .ledger import assert_not_held, read_states
 
 # %% ../../nbs/data/manifest.ipynb #40355175
@@ -164,6 +164,26 @@ def portable_address(address: str) -> str:
     if path.is_absolute() and path.is_relative_to(project_root()):
         return path.relative_to(project_root()).as_posix()
     return without_secrets(address) if address else address
+
+# %% ../../nbs/data/manifest.ipynb #418b9523
+def reasons_of(rejected: pd.DataFrame) -> list[tuple[int, str, str]]:
+    """Why rows became no clips, most frequent first.
+
+    Parameters
+    ----------
+    rejected : pd.DataFrame
+        Rows with `reason` and `clip_id`.
+
+    Returns
+    -------
+    list of tuple
+        How many rows, the reason, and where the first of them stands: its place in a table, else its id.
+    """
+    found: dict[str, list[str]] = {}
+    for row in rejected.itertuples():
+        reason, where = reason_and_place(row.reason if isinstance(row.reason, str) else "")
+        found.setdefault(reason, []).append(where or str(row.clip_id))
+    return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
 
 # %% ../../nbs/data/manifest.ipynb #e9bb403c
 def verify(profile: Profile) -> list[str]:

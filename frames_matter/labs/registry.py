@@ -57,12 +57,11 @@ def report(profile: str | Profile = "mini") -> None:
     assert_own_results(profile)
     findings, headlines = [], []
     for laboratory in LABORATORIES.values():
-        tables, figures = laboratory.write(profile)
-        if tables or laboratory.layout is None:  # then its runs are the study's
-            told = laboratory.sentence(profile)
-            findings.append(Finding(laboratory.name, laboratory.title, told, tables, figures))
-        if tables and laboratory.headline:
-            headlines.append(laboratory.headline(laboratory.load(profile)))
+        of = laboratory.written(profile)
+        if of.tables or laboratory.layout is None:  # then its runs are the study's
+            findings.append(Finding(laboratory.name, laboratory.title, of.answer, of.tables, of.figures))
+        if of.tables and of.headline:
+            headlines.append(of.headline)
     tables = [table for finding in findings for table in finding.tables]
     figures = [figure for finding in findings for figure in finding.figures]
     report_study(profile, tables, figures, headlines)
