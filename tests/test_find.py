@@ -230,4 +230,24 @@ def test_a_model_is_pushed_to_the_hub_and_comes_back(push):
 def test_who_may_not_push_is_told(push):
     with serve_hub({}, token="hf_good") as hub:
         done = push(hub, "hf_other")
-    assert done.returncode and "401" in done.stderr and not hub.files
+    assert done.returncode and "with this token; give `token=` one of yours" in done.stderr and not hub.files
+
+
+@pytest.mark.parametrize(
+    "variables, sentence",
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "check the network and push again."),
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set; unset it and push again."),
+    ],
+)
+def test_a_push_without_a_hub_is_one_sentence(tmp_path, variables, sentence):
+    told = "import frames_matter as fm; fm.load('nano').push_to_hub('somebody/my-model', token='hf_x')"
+    environment = {**os.environ, "HF_HOME": str(tmp_path), **variables}
+    done = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True, text=True)
+    *_, last = done.stderr.strip().splitlines()
+    assert done.returncode and "UserError" in last and last.endswith(sentence), done.stderr
+
+
+def test_a_push_to_what_is_no_name(monkeypatch):
+    with pytest.raises(UserError, match="no repository's name; write owner/repository"):
+        fm.load("nano").push_to_hub("some/body/my-model", token="hf_x")

@@ -90,6 +90,15 @@ def test_a_source_video_is_never_on_both_sides():
                 assert not set(rest.videos) & set(clips.videos[held])
 
 
+def test_what_was_found_before_and_after_is_of_the_same_clips():
+    "Their difference is the one that is judged; each is a mean of reciprocal ranks among the clips of a fold."
+    once = pd.concat([judge_once(made_up(24), deal).assign(repeat=deal) for deal in range(2)])
+    table = table_training(once)
+    assert (table.after - table.before).to_numpy() == pytest.approx(table.difference.to_numpy())
+    folds = [fold.linear.mean() for _, fold in once.groupby(["repeat", "fold"])]
+    assert table.after["linear heads"] == pytest.approx(100 * np.mean(folds)) and table.before.nunique() == 1
+
+
 def test_a_deal_that_is_done_is_not_done_again(tmp_path, monkeypatch):
     clips = made_up(24)
     monkeypatch.setattr(training, "TIMES_DEALT", 1)
@@ -174,6 +183,7 @@ def test_the_page(smoke_home):
     assert page.count("<img ") == page.count("data:image/jpeg;base64,") >= len(found.rows)
     assert "<script" not in page and not re.search(r'(src|href)="(?!data:)', page)
     assert "nan" not in text and "NaN" not in page
+    assert "Linear heads: a matrix on either tower&#39;s features." in page and "MRR before" in page
 
 
 def test_a_model_to_take_away(smoke_home, tmp_path):
@@ -200,6 +210,8 @@ def test_what_was_trained_is_merged_into_the_towers(smoke_home, tmp_path, monkey
     asked = ask(get_profile("smoke"), encoder, progress=False)
     assert np.allclose(asked.similarity, expected.numpy(), atol=1e-3)
     assert f"learning_rate {setting.learning_rate:g}" in kept.card
+    assert "Of the model before it was trained, on all clips:" in kept.card
+    assert "Linear heads: a matrix on either tower's features." in kept.card
 
 
 def training_seed():

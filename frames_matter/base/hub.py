@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['COMMIT', 'parse_hub', 'hub_page', 'hub_file', 'hub_folder', 'path_here', 'commit_of', 'resolve_file', 'assert_there',
-           'pinned', 'hub_list']
+           'pinned', 'hub_list', 'pushing']
 
 # %% ../../nbs/base/hub.ipynb #09667148
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ def _is_a_failed_fetch(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _errors_told(what: str, repo_id: str, repo_type: str) -> Iterator[None]:
-    "What fails in fetching, as a `UserError`."
+def _errors_told(repo_id: str, sentence: Callable[[Exception], str]) -> Iterator[None]:
+    "What fails between here and the hub, as a `UserError`."
     from huggingface_hub.errors import HFValidationError
 
     try:
@@ -84,14 +84,29 @@ def _errors_told(what: str, repo_id: str, repo_type: str) -> Iterator[None]:
     except Exception as e:
         if not _is_a_failed_fetch(e):
             raise
-        raise UserError(_sentence(e, what, repo_id, repo_type)) from e
+        raise UserError(sentence(e)) from e
 
 
-def _sentence(error: Exception, what: str, repo_id: str, repo_type: str) -> str:
+def _fetching(what: str, repo_id: str, repo_type: str) -> contextlib.AbstractContextManager[None]:
+    return _errors_told(repo_id, lambda error: _why_not_fetched(error, what, repo_id, repo_type))
+
+
+def _status(error: Exception) -> int | None:
+    "What the hub answered, if it did."
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _reason(error: Exception) -> str:
+    "The first line of what an error says."
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text_without_secrets(shown(first.rstrip(".")))
+
+
+def _why_not_fetched(error: Exception, what: str, repo_id: str, repo_type: str) -> str:
     "The sentence for a fetch that failed."
     from huggingface_hub import constants
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     page = hub_page(repo_id, repo_type)
     if sentence := _why_not_shown(error, what, page, status) or _why_not_allowed(what, page, status):
         return sentence
@@ -99,9 +114,7 @@ def _sentence(error: Exception, what: str, repo_id: str, repo_type: str) -> str:
         return f"The hub answered {status} for {what}; try again later."
     if isinstance(error, OSError) and (told := os_error(error, constants.HF_HUB_CACHE)):
         return f"{str(told).rstrip('.')} ({what}; HF_HOME says where the hub's cache is)."
-    reason = shown((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
-    reason = text_without_secrets(reason)
-    return f"{what} could not be fetched whole ({reason}); check the network and run the command again."
+    return f"{what} could not be fetched whole ({_reason(error)}); check the network and run the command again."
 
 # %% ../../nbs/base/hub.ipynb #4b000003
 def _why_not_shown(error: Exception, what: str, page: str, status: int | None) -> str | None:
@@ -175,7 +188,7 @@ def _download(repo_id, filename, revision, repo_type, **how):
     from huggingface_hub import hf_hub_download
 
     what = f"{filename} of {repo_id}" + (f" at {revision}" if revision else "")
-    with _errors_told(what, repo_id, repo_type):
+    with _fetching(what, repo_id, repo_type):
         return hf_hub_download(
             repo_id, filename, revision=revision, repo_type=repo_type, token=_token() or False, **how
         )
@@ -206,7 +219,7 @@ def hub_folder(repo_id: str, files: Sequence[str], **how: Any) -> Path:
     from huggingface_hub import snapshot_download
 
     how = how | {"token": how.get("token") or _token() or False}
-    with _errors_told(repo_id, repo_id, "model"):
+    with _fetching(repo_id, repo_id, "model"):
         return Path(snapshot_download(repo_id, allow_patterns=list(files), **how))
 
 # %% ../../nbs/base/hub.ipynb #6bb8b36d
@@ -332,7 +345,7 @@ def hub_list(
     from huggingface_hub import HfApi, errors
 
     what = f"the list of files of {repo_id}"
-    with _errors_told(what, repo_id, repo_type):
+    with _fetching(what, repo_id, repo_type):
         try:
             entries = HfApi(token=_token() or False).list_repo_tree(
                 repo_id, folder or None, recursive=recursive, revision=revision, repo_type=repo_type
@@ -345,3 +358,22 @@ def hub_list(
                 f"There is no {what} while HF_HUB_OFFLINE is set; "
                 f"unset it, name one file that is in the cache, or give a path."
             ) from e
+
+# %% ../../nbs/base/hub.ipynb #33a6bed4
+def _why_not_pushed(error: Exception, repo_id: str) -> str:
+    "The sentence for a push that failed."
+    from huggingface_hub import errors
+
+    page, status = hub_page(repo_id), _status(error)
+    if isinstance(error, errors.LocalTokenNotFoundError) or status in (401, 403):
+        return f"The hub lets nobody write to {page} with this token; give `token=` one of yours that may write there."
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return f"Nothing was pushed to {page}, since HF_HUB_OFFLINE is set; unset it and push again."
+    if status:
+        return f"The hub answered {status} to the push to {page} ({_reason(error)}); try again later."
+    return f"Nothing is known to have reached {page} ({_reason(error)}); check the network and push again."
+
+
+def pushing(repo_id: str) -> contextlib.AbstractContextManager[None]:
+    "What fails in here between this machine and the hub, a `UserError` that says what to do."
+    return _errors_told(repo_id, lambda error: _why_not_pushed(error, repo_id))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORTH', 'SECTIONS', 'HOW', 'Judgement', 'judge', 'clips_needed', 'say_before', 'say_frames', 'say_training',
-           'say_what_could_be_seen', 'advice', 'answers_of', 'summary', 'judgement_as_data', 'tables_of', 'write_page']
+           'say_what_could_be_seen', 'advice', 'answers_of', 'summary', 'judgement_as_data', 'tables_of',
+           'ways_in_words', 'notes_of', 'write_page']
 
 # %% ../../nbs/clips/judge.ipynb #a59cc661
 from dataclasses import dataclass
@@ -22,7 +23,14 @@ from .components import components_of_training
 from .features import Encoder, clip_features, encoder_for
 from .find import picture_of
 from .questions import TIMELESS, ask, confusions, table_before, table_shown
-from .training import Known, judge_training, table_training, why_not_judged
+from frames_matter.clips.training import (
+    WAYS_TO_ADAPT,
+    Known,
+    clips_a_fold,
+    judge_training,
+    table_training,
+    why_not_judged,
+)
 from ..data.build import build_dataset
 from ..data.manifest import manifest_hash
 from ..data.sources import strange_to_model
@@ -167,7 +175,9 @@ def say_training(judgement: Judgement) -> str:
     table = judgement.training
     rows = table[["difference", "low", "high", "verdict"]].itertuples()
     parts = [f"{name} {difference_in_words(*of)}" for name, *of in rows]
-    return f"On clips that training did not see, in MRR: {'; '.join(parts)}."
+    n = clips_a_fold(judgement.judged_clips)
+    before = f"MRR is {table.before.iloc[0]:.1f} before training, among {n:.0f} clips at a time"
+    return f"On clips that training did not see {before}; after it: {'; '.join(parts)}."
 
 
 def say_what_could_be_seen(judgement: Judgement) -> str:
@@ -186,7 +196,8 @@ def advice(judgement: Judgement) -> str:
     table = judgement.training
     if len(table) and (table.verdict == BETTER).any():
         best = table[table.verdict == BETTER].difference.idxmax()
-        return f"Train {best}: on clips that it did not see it finds {table.difference[best]:.0f} points of MRR more."
+        mrr = f"its MRR is {table.after[best]:.0f} instead of {table.before[best]:.0f}"
+        return f"Train {best}: on clips that it did not see {mrr}."
     if len(table) and table.verdict.isin((SAME, WORSE)).all():
         return f"Leave the model as it is: no way of training that was tried brings {MARGIN:g} points."
     needed = clips_needed(judgement)
@@ -242,6 +253,11 @@ def _show_before(judgement: Judgement) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index)
 
 
+def _show_training(table: pd.DataFrame) -> pd.DataFrame:
+    reached = {"MRR before": numbers(table.before), "MRR after": numbers(table.after)}
+    return pd.DataFrame(reached, index=table.index).join(_show_differences(table))
+
+
 def _show_differences(table: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "points of MRR": numbers(table.difference, "+.1f"),
@@ -257,8 +273,18 @@ def tables_of(judgement: Judgement) -> dict[str, pd.DataFrame]:
     "By section, its table as text."
     found = {"Before any training": _show_before(judgement), "Which frames": _show_differences(judgement.shown)}
     if len(judgement.training):
-        found["Does training help"] = _show_differences(judgement.training)
+        found["Does training help"] = _show_training(judgement.training)
     return found
+
+
+def ways_in_words() -> str:
+    "What every way of training that is tried changes."
+    return "".join(f"{way.title[0].upper()}{way.title[1:]}: {way.changes}. " for way in WAYS_TO_ADAPT.values()).strip()
+
+
+def notes_of(judgement: Judgement) -> dict[str, str]:
+    "By section, what its table takes for granted."
+    return {"Does training help": ways_in_words()} if len(judgement.training) else {}
 
 
 _MOST_SHOWN = 24  # clips on the contact sheet
@@ -303,7 +329,7 @@ def write_page(judgement: Judgement) -> tuple[Path, Path]:
         HTML and Markdown.
     """
     folder, name = results_dir(judgement.profile), judgement.profile.name
-    said = answers_of(judgement)
+    said, notes = answers_of(judgement), notes_of(judgement)
     tables = tables_of(judgement)
     template = Environment(loader=PackageLoader("frames_matter", "assets"), autoescape=True).get_template("judge.html")
     as_html = {title: table.reset_index().to_dict("split") for title, table in tables.items()}
@@ -314,6 +340,7 @@ def write_page(judgement: Judgement) -> tuple[Path, Path]:
         clips=_clips_shown(judgement),
         said=said,
         tables=as_html,
+        notes=notes,
         confusions=_confusions_shown(judgement),
         how=HOW,
         n=len(judgement.rows),
@@ -322,6 +349,6 @@ def write_page(judgement: Judgement) -> tuple[Path, Path]:
     parts = [f"# {name}", judgement.warning, "## What you have"]
     parts += ["\n".join(f"- {fact}: {value}" for fact, value in judgement.facts.items())]
     for title, text in said.items():
-        parts += [f"## {title}", text, markdown(tables[title]) if title in tables else ""]
+        parts += [f"## {title}", text, markdown(tables[title]) if title in tables else "", notes.get(title, "")]
     atomic_write(folder / "judge.md", "\n\n".join(filter(None, [*parts, HOW])) + "\n")
     return folder / "judge.html", folder / "judge.md"

@@ -15,6 +15,7 @@ from frames_matter.clips.judge import (
     HOW,
     Judgement,
     advice,
+    notes_of,
     say_before,
     say_training,
     say_what_could_be_seen,
@@ -88,8 +89,11 @@ def model_card(judgement: Judgement, way: Way | None, setting: Setting | None, n
             f"Trained: {way.title}, on all {n} clips, with {how}, chosen inside them by cross-validation; multiplied "
             f"into the towers, so that the model is an ordinary ViCLIP."
         )
-    tables = [markdown(table) for title, table in tables_of(judgement).items() if title != "Which frames"]
-    said = [say(judgement) for say in (say_before, say_training, say_what_could_be_seen, advice)]
+    tables = {title: markdown(table) for title, table in tables_of(judgement).items() if title != "Which frames"}
+    before = "Of the model before it was trained, on all clips:" if way else "Of this model, on all clips:"
+    after = "Of training, on clips that it did not see; the model here was then trained on all of them:" if way else ""
+    scores = [say_before(judgement), before, tables.pop("Before any training"), say_training(judgement), after]
+    scores += [*tables.values(), *notes_of(judgement).values(), say_what_could_be_seen(judgement), advice(judgement)]
     summary = f"A ViCLIP for finding video clips by sentences, adapted to the data set `{judgement.profile.name}`."
     sections = {
         "Data": [f"{n} clips of {films} films. Licence: {source_of(judgement.profile).licence}."],
@@ -97,6 +101,6 @@ def model_card(judgement: Judgement, way: Way | None, setting: Setting | None, n
             f"{weights_in_words(judgement.profile.weights)} {trained}",
             f"Judged by {TIMES_DEALT} deals into folds, films whole. {HOW}",
         ],
-        "Scores": [*said, *tables, judgement.warning],
+        "Scores": [*scores, judgement.warning],
     }
     return card_text(name, summary, sections)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAYS_TO_ADAPT', 'TIMES_DEALT', 'Known', 'Adapted', 'cosines', 'Way', 'n_folds', 'why_not_judged', 'reciprocals',
-           'judge_once', 'judge_training', 'gain_of', 'table_training']
+           'judge_once', 'judge_training', 'gain_of', 'mrr_of', 'clips_a_fold', 'table_training']
 
 # %% ../../nbs/clips/training.ipynb #90067e50
 import json
@@ -104,6 +104,11 @@ class Way:
     def title(self) -> str:
         "In words."
         return RUNGS[self.name].title
+
+    @property
+    def changes(self) -> str:
+        "What of the model changes, or what is put beside it."
+        return RUNGS[self.name].changes
 
     def tuned(self, clips: Known, seed: int) -> Tuned:
         "Its setting, by cross-validation inside these clips, source videos whole."
@@ -241,6 +246,16 @@ def gain_of(judged_clips: pd.DataFrame, name: str) -> Estimate:
     return corrected(folds.gain.mean().to_numpy(), held)
 
 
+def mrr_of(judged_clips: pd.DataFrame, name: str) -> float:
+    "MRR under one way, or `zero_shot`, in percent, both ways together: the mean of the folds, as `gain_of` takes it."
+    return 100 * float(judged_clips.groupby(["repeat", "fold"])[name].mean().mean())
+
+
+def clips_a_fold(judged_clips: pd.DataFrame) -> float:
+    "How many clips there are to choose from in a fold, on average."
+    return float(judged_clips.groupby(["repeat", "fold"]).size().mean())
+
+
 def table_training(judged_clips: pd.DataFrame) -> pd.DataFrame:
     """What each way finds more than the model as it comes, in points of MRR, both ways together.
 
@@ -252,7 +267,9 @@ def table_training(judged_clips: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row a way, as `judged` gives it.
+        A row a way, as `judged` gives it, with MRR `before` and `after` in percent, on the same clips.
     """
     found = {way.title: gain_of(judged_clips, name) for name, way in WAYS_TO_ADAPT.items()}
-    return judged(found).rename_axis("way")
+    after = {way.title: mrr_of(judged_clips, name) for name, way in WAYS_TO_ADAPT.items()}
+    table = judged(found).assign(before=mrr_of(judged_clips, "zero_shot"), after=pd.Series(after))
+    return table.rename_axis("way")

@@ -17,7 +17,7 @@ from huggingface_hub import ModelHubMixin
 from torch import nn
 
 from ..base.errors import UserError, choose
-from ..base.hub import hub_folder
+from ..base.hub import hub_folder, pushing
 from ..base.profiles import get_profile
 from .folder import FOLDER_FILES, card_text, load_head, read_about, read_card, save_folder
 from .preprocessing import PRESETS, Preset, as_frames, preprocess
@@ -98,6 +98,29 @@ class Saved(Prepared, ModelHubMixin, library_name="frames_matter"):
 
     `save_pretrained(folder)`, `from_pretrained(folder or repository)` and `push_to_hub(repository)` are its.
     """
+
+    def push_to_hub(self, repo_id: str, **how: Any) -> str:
+        """Save, and give the hub what was saved, in one commit.
+
+        Parameters
+        ----------
+        repo_id : str
+            owner/repository; made if it is not there.
+        **how
+            As huggingface_hub's mixin takes it: `token`, `private`, `commit_message`, `branch`.
+
+        Returns
+        -------
+        str
+            The commit's address.
+
+        Raises
+        ------
+        UserError
+            If the hub cannot be reached or refuses; the sentence says what to do.
+        """
+        with pushing(repo_id):
+            return super().push_to_hub(repo_id, **how)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         architecture = self.about.get("architecture", "viclip") if self.head is not None else "viclip"
