@@ -8,9 +8,11 @@ which Quarto loads no script of another host.
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from nbdev.config import get_config
+from nbdev.process import Processor
 from nbdev.showdoc import BasicMarkdownRenderer
 
 WIDEST = 96  # characters of a signature's line
@@ -131,3 +133,14 @@ def plain_tables(cell: Any) -> None:
         if html:
             text = html if isinstance(html, str) else "".join(html)
             output["data"] = {"text/markdown": f"```{{=html}}\n{text.strip()}\n```"}
+
+
+class FoldedSource(Processor):
+    "Close the exported source on pages of the library, whose table says what its docstring says; lessons teach by it."
+
+    def cell(self, cell: Any) -> None:
+        if cell.cell_type == "code" and "lessons" not in Path(self.nb.path_).parts:
+            cell.source = cell.source.replace(
+                '#| code-fold: show\n#| code-summary: "Exported source"',
+                '#| code-fold: true\n#| code-summary: "Exported source"',
+            )

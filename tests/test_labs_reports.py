@@ -16,7 +16,7 @@ from frames_matter.labs.laboratory import Laboratory
 from frames_matter.labs.registry import LABORATORIES
 from frames_matter.model.weights import MADE_HERE, SHIPPED, load_viclip
 from frames_matter.report.reader import Layout, load_records, published
-from frames_matter.report.writers import Figure, Table
+from frames_matter.report.writers import Figure, Table, in_short
 
 PLAIN = dict(profile="mini", architecture="viclip", loss="infonce", sampling="uniform", protocol="sound", seed=0)
 
@@ -82,6 +82,9 @@ def test_favourite(store):
     said = favourite.FAVOURITE.sentence("mini")
     assert "at even steps alone, against uniform frames in points of MRR, worse: mean of all frames (-" in said
     assert "rank correlation of " in said
+    assert favourite.FAVOURITE.gist(favourite.FAVOURITE.load("mini")).startswith(
+        "Worse than uniform frames for both models: none; only for the one pretrained on frames at even steps alone: m"
+    )
     assert_written_once(favourite.FAVOURITE, folder, ("favourite",), ("favourite",))
     store(favourite_records(["nano"]))
     assert favourite.FAVOURITE.sentence("mini") == ""
@@ -139,6 +142,7 @@ def test_shifts(store):
     assert "finds more: light, strong (+1" in shifts.SHIFTS.sentence("mini")
     said = shifts.SHIFTS.headline(runs)
     assert "Of 3 worlds at home and 3 under each strong shift, fine-tuning finds more: light, strong (+" in said
+    assert "fine-tuning, in points of MRR, finds more in: light, strong (+" in shifts.SHIFTS.gist(runs)
     spread = shifts.table_spread(runs)
     assert spread.sum(axis=1).to_numpy() == pytest.approx(1)
     names = ("shifts", "shift_frames", "shift_spread")
@@ -184,6 +188,7 @@ def test_audit(store):
     assert not canary.loc[("published", "random features", "fusion"), "finds nothing"]
     assert canary.loc["sound"]["finds nothing"].all() and canary["recall is chance"].all()
     assert "fusion under the published protocol on random features (0.0050" in audit.AUDIT.sentence("mini")
+    assert "the loss claims a find in 2 of 8 cases, recall in none." in audit.AUDIT.gist(runs)
     assert_written_once(audit.AUDIT, folder, ("audit", "canary"), ("audit",))
 
 
@@ -264,6 +269,10 @@ def test_frames(store):
     assert (table.low <= table.accuracy).all() and (table.accuracy <= table.high).all()
     said = frames.FRAMES.sentence("mini")
     assert "Worse than uniform frames in text-to-video MRR: mean of all frames (-2" in said
+    gist = frames.FRAMES.gist(frames.FRAMES.load("mini"))
+    assert gist.startswith(
+        "Of 2 other ways to take frames, better than uniform ones in points of MRR: none; worse: mean"
+    )
     assert_written_once(frames.FRAMES, folder, ("frames", "frames_recall"), ("frames",))
 
 
@@ -344,6 +353,8 @@ def test_what_was_asked_of_losses(store):
     said = losses.LOSS_LABORATORY.sentence("mini").splitlines()
     assert re.match(r"This laboratory can see: .* finds \+1\d\.\d points of MRR \(", said[0])
     assert said[1].startswith("H-NAC against InfoNCE, in points of MRR: better: control")
+    gist = losses.LOSS_LABORATORY.gist(losses.LOSS_LABORATORY.load("mini"))
+    assert re.match(rf"Of {cells} kinds of batch H-NAC is better than InfoNCE in [1-9]", gist)
     assert said[-1].startswith("Other losses against InfoNCE")
 
 
@@ -352,6 +363,7 @@ def test_a_loss_laboratory_that_is_blind_says_so_first(store, harm):
     store(loss_records(harm))
     said = losses.LOSS_LABORATORY.sentence("mini").splitlines()
     assert said[0].startswith("This laboratory cannot see") and "is no answer" in said[0]
+    assert "could not see" in losses.LOSS_LABORATORY.gist(losses.LOSS_LABORATORY.load("mini"))
 
 
 def test_without_its_control_the_loss_laboratory_says_nothing(store):
@@ -441,6 +453,9 @@ def test_ladder(store):
     assert published.notna().sum() == 2 * sum(bool(rung.rates) for rung in ladder.RUNGS.values())
     said = ladder.LADDER.sentence("mini")
     assert said.startswith("Without any clips") and "With 50 clips" in said and "LoRA, both towers (+" in said
+    gist = ladder.LADDER.gist(runs)
+    assert "spend 50 clips, better than zero-shot in points of MRR: LoRA, both towers (+" in gist
+    assert "worse: full fine-tuning (-" in gist and gist.count("Of ") == 2
     ladder.LADDER.write("mini")
     assert "no source video in two" in (folder / "tables" / "ladder.md").read_text()
     tables = ("ladder", "ladder_asked", "ladder_settings", "ladder_calibration")
@@ -514,11 +529,18 @@ def test_cross_validation(store):
     assert told.loc[("fine-tuning against zero-shot", "the pool"), "verdict"] == "worse"
     assert 0 <= told["fives right"].max() <= 1
     assert "strays from the truth" in cross_validation.CROSS_VALIDATION.sentence("mini")
+    assert re.search(r"in \d+ % \(fine-tuning against zero-shot\)", cross_validation.CROSS_VALIDATION.gist(runs))
     tables = ("cross_validation", "cross_fives")
     assert_written_once(cross_validation.CROSS_VALIDATION, folder, tables, ("cross_validation",))
 
 
 # --- any of them ---
+
+
+def test_in_short_the_largest_differences_are_named_and_the_others_counted():
+    told = pd.DataFrame(dict(difference=[-1.0, -3.0, -2.0, 4.0], verdict=["worse", "worse", "worse", "cannot be told"]))
+    told.index = list("abcd")
+    assert in_short(told, most=2) == "better: none; worse: b (-3.0), c (-2.0) and 1 more"
 
 
 @pytest.mark.parametrize(

@@ -380,3 +380,14 @@ def test_a_table_becomes_part_of_the_page(tmp_path):
     site = write(tmp_path, code("table", cell["outputs"][0]))
     assert not list(page_faults(site.pages[0], site, ["outside"])), "no script is loaded for it"
     assert list(page_faults(site.pages[0], site, ["missing"])), "and what is in it is still read"
+
+
+@pytest.mark.parametrize("page, fold", [("base/hub", "true"), ("lessons/03_first_improvement", "show")])
+def test_exported_source_is_closed_in_the_library_and_open_in_lessons(page, fold):
+    from fastcore.nbio import read_nb
+    from nbdev.processors import FilterDefaults
+
+    notebook = read_nb(ROOT / "nbs" / f"{page}.ipynb")
+    FilterDefaults()(notebook)
+    exported = [cell.source for cell in notebook.cells if '"Exported source"' in cell.source]
+    assert exported and all(source.startswith(f"#| code-fold: {fold}\n") for source in exported)

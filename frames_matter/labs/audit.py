@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SWITCHES', 'OTHER_CLIPS', 'DEALS', 'HEADLINES', 'CANARY_TITLES', 'ENDS', 'DEALT', 'LEAST_OF_CHANCE', 'AUDIT',
            'has_effect', 'audit_cells', 'with_switch_names', 'of_record', 'headline', 'table_audit', 'show_audit',
-           'plot_audit', 'table_deals', 'table_canary', 'show_canary', 'audit_answer', 'audit_tables', 'audit_figures']
+           'plot_audit', 'table_deals', 'table_canary', 'show_canary', 'audit_answer', 'audit_gist', 'audit_tables',
+           'audit_figures']
 
 # %% ../../nbs/labs/audit.ipynb #87c697b2
 from typing import Any
@@ -365,17 +366,39 @@ def _in_their_order(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(name, found[name]) for name in names]
 
 
-def _largest_change(name: str, runs: pd.DataFrame) -> str:
-    """The sentence on the switch that moves a headline the most, and on those that the seeds cannot tell from it.
+def _changes(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Losses of a headline by seed and switch, and by how much each switch moves them, the largest change first.
 
-    Changes are ratios, taken within a seed. A switch that puts other clips in place of the five is left out.
+    Changes are logarithms of ratios, taken within a seed. A switch that puts other clips in place of the five is left
+    out.
     """
     losses = runs.pivot_table(index="seed", columns="switches", values="alignment_loss").clip(lower=FLOOR)
     changes = np.log(losses.drop(columns=["", *OTHER_CLIPS], errors="ignore").div(losses[""], axis=0))
-    if changes.empty:
-        return ""
     sizes = changes * np.sign(changes.mean())  # a switch that lowers the loss moves it as well
-    order = list(sizes.mean().sort_values(ascending=False).index)
+    return losses, sizes[sizes.mean().sort_values(ascending=False).index]
+
+
+def audit_gist(runs: pd.DataFrame) -> str:
+    "Which defect moves each headline the most, and how often noise is taken for a find."
+    moved: dict[str, list[str]] = {}
+    for name, of_headline in _in_their_order(runs):
+        for switch in _changes(of_headline)[1].columns[:1]:
+            moved.setdefault(SWITCHES[switch], []).append(name)
+    most = enumeration([f"“{defect}” ({'; '.join(names)})" for defect, names in moved.items()])
+    canary = table_canary(runs)
+    finds, wrong = int((~canary["finds nothing"]).sum()), int((~canary["recall is chance"]).sum())
+    noise = (
+        f"in pure noise the loss claims a find in {finds or 'none'} of {len(canary)} cases, recall in {wrong or 'none'}"
+    )
+    return f"The defect that moves the published loss most: {most}; {noise}."
+
+
+def _largest_change(name: str, runs: pd.DataFrame) -> str:
+    "The sentence on the switch that moves a headline the most, and on those that the seeds cannot tell from it."
+    losses, sizes = _changes(runs)
+    if sizes.empty:
+        return ""
+    order = list(sizes.columns)
     apart = {s: len(sizes) > 1 and ttest_rel(sizes[order[0]], sizes[s]).pvalue < 0.05 for s in order[1:]}
     equal = [SWITCHES[s] for s in order[1:] if not apart[s]]
     said = (
@@ -444,6 +467,7 @@ AUDIT = Laboratory(
     procedure="frames_matter.labs.audit_runs:measure_both",
     layout=_LAYOUT,
     prepare=with_switch_names,
+    gist=audit_gist,
     answer=audit_answer,
     tables=audit_tables,
     figures=audit_figures,

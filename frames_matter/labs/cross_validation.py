@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FOLD', 'REPEATS', 'CONTENDERS', 'CROSS_QUESTIONS', 'MARKS', 'CROSS_VALIDATION', 'contender_title', 'cross_cells',
            'first_of', 'reciprocal_of', 'every_fold', 'table_folds', 'show_folds', 'table_cross', 'cross_answer',
-           'plot_cross', 'cross_tables', 'cross_figures']
+           'cross_gist', 'plot_cross', 'cross_tables', 'cross_figures']
 
 # %% ../../nbs/labs/cross_validation.ipynb #545bac65
 from collections.abc import Callable
@@ -251,6 +251,13 @@ def cross_answer(runs: pd.DataFrame) -> str:
     return f"{_five_sentence(every_fold(runs), table)} {_fifty_sentence(table)}"
 
 
+def cross_gist(runs: pd.DataFrame) -> str:
+    "How often five clips name the better of two models."
+    right = table_cross(runs).xs("50 clips in turns", level="judge")["fives right"]
+    named = enumeration([f"{100 * share:.0f} % ({question})" for question, share in right.items()])
+    return f"Five validation clips name the better of two models in {named} of the cases, a coin in 50 %."
+
+
 def _five_sentence(folds: pd.DataFrame, table: pd.DataFrame) -> str:
     astray = (folds.r1 - folds.true_r1).abs()
     right = table.xs("50 clips in turns", level="judge")
@@ -357,6 +364,7 @@ CROSS_VALIDATION = Laboratory(
     cells=cross_cells,
     procedure="frames_matter.labs.cross_validation_runs:cross_validate",
     layout=_LAYOUT,
+    gist=cross_gist,
     answer=cross_answer,
     tables=cross_tables,
     figures=cross_figures,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONTROLS', 'BROKEN', 'KINDS', 'LOOK_VERDICTS', 'FRAMES', 'shown_in_words', 'strategies_shown', 'frame_cells',
-           'with_look', 'table_frames', 'show_frames', 'plot_frames', 'table_frames_recall', 'frames_answer',
-           'frames_tables', 'frames_figures']
+           'with_look', 'table_frames', 'show_frames', 'plot_frames', 'table_frames_recall', 'frames_gist',
+           'frames_answer', 'frames_tables', 'frames_figures']
 
 # %% ../../nbs/labs/frames.ipynb #2064cc43
 from typing import Any
@@ -22,7 +22,7 @@ from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE, mean_with_in
 from ..report.reader import Layout
 from ..report.style import COLOURS, styled, subplots
 from ..report.tables import HOW_COMPARED, by_seed, compared, in_order, show_comparisons, source_videos
-from ..report.writers import Figure, Table, enumeration, interval, told_by_verdict
+from ..report.writers import Figure, Table, enumeration, in_short, interval, told_by_verdict
 from ..video.sampling import SAMPLERS
 
 # %% ../../nbs/labs/frames.ipynb #e8585593
@@ -201,6 +201,14 @@ def table_frames_recall(runs: pd.DataFrame) -> pd.DataFrame:
     return compared(asked, source_videos(runs), pair=_by_draw).rename_axis("look")
 
 
+def frames_gist(runs: pd.DataFrame) -> str:
+    "Which strategies are better than uniform frames, and which worse."
+    recalls = table_frames_recall(runs)
+    strategies = recalls[~recalls.index.isin(BROKEN)].rename(shown_in_words())
+    told = in_short(strategies, "better than uniform ones in points of MRR")
+    return f"Of {len(strategies)} other ways to take frames, {told}."
+
+
 def frames_answer(runs: pd.DataFrame) -> str:
     "What the frames decide, from the runs there are; empty unless uniform and mean frames were shown."
     if not {"uniform", "mean"} <= set(runs.look):
@@ -286,6 +294,7 @@ FRAMES = Laboratory(
     procedure="frames_matter.labs.frames_runs:show_frames_to_model",
     layout=_LAYOUT,
     prepare=with_look,
+    gist=frames_gist,
     answer=frames_answer,
     tables=frames_tables,
     figures=frames_figures,

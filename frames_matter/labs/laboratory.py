@@ -23,6 +23,7 @@ from ..report.writers import Figure, Table, write_figure, write_table
 class Written:
     "What was told of runs, and what was written; empty where the runs do not suffice."
 
+    gist: str = ""
     answer: str = ""
     headline: str = ""
     tables: list[Table] = field(default_factory=list)
@@ -39,6 +40,8 @@ class Reporting:
         What tells the runs apart. None: they have no tables of their own, since they are the study's.
     prepare : callable, optional
         Columns added to the table of the runs.
+    gist : callable, optional
+        runs -> what came out in short, without intervals; asked where there is an answer.
     answer : callable, optional
         runs -> what came out, in sentences; empty where the runs do not suffice, and nothing is written.
     headline : callable, optional
@@ -49,6 +52,7 @@ class Reporting:
 
     layout: Layout | None = None
     prepare: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    gist: Callable[[pd.DataFrame], str] = lambda runs: ""
     answer: Callable[[pd.DataFrame], str] = lambda runs: ""
     headline: Callable[[pd.DataFrame], str] | None = None
     tables: Callable[[pd.DataFrame], list[Table]] = lambda runs: []
@@ -81,7 +85,7 @@ class Reporting:
         for table in tables:
             write_table(profile, table, source_of(profile).notice)
         drawn = [figure for figure in figures if write_figure(profile, figure)]
-        return Written(told, self.headline(runs) if self.headline else "", tables, drawn)
+        return Written(self.gist(runs), told, self.headline(runs) if self.headline else "", tables, drawn)
 
 # %% ../../nbs/labs/laboratory.ipynb #7e483c5e
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@
 __all__ = ['RUNGS', 'WISE', 'TITLES', 'SIZES', 'BATCH', 'MOST_EPOCHS', 'MOST_STEPS', 'LADDER_SEEDS', 'LADDER_CELL',
            'VERDICTS_IN_WORDS', 'OF_LARGER_WORLD', 'LADDER', 'Rung', 'ladder_epochs', 'ladder_sizes', 'ladder_cells',
            'rung_cells', 'ladder_layout', 'with_averages', 'table_asked', 'table_ladder', 'show_ladder',
-           'table_settings', 'table_calibration', 'show_numbers', 'plot_ladder', 'ladder_answer', 'ladder_notes',
-           'ladder_tables', 'ladder_figures']
+           'table_settings', 'table_calibration', 'show_numbers', 'plot_ladder', 'ladder_answer', 'ladder_gist',
+           'ladder_notes', 'ladder_tables', 'ladder_figures']
 
 # %% ../../nbs/labs/ladder.ipynb #554e007a
 import dataclasses
@@ -38,7 +38,7 @@ from frames_matter.report.tables import (
     show_comparisons,
     source_videos,
 )
-from ..report.writers import Figure, Table, intervals, named_by_verdict, numbers
+from ..report.writers import Figure, Table, in_short, intervals, named_by_verdict, numbers
 
 # %% ../../nbs/labs/ladder.ipynb #64c41681
 @dataclass(frozen=True)
@@ -473,6 +473,18 @@ def ladder_answer(runs: pd.DataFrame) -> str:
     return " ".join(_size_sentence(clips, rows.droplevel("clips")) for clips, rows in by_clips)
 
 
+def ladder_gist(runs: pd.DataFrame) -> str:
+    "Which rungs are better than zero-shot and which worse, by number of clips."
+    table = _of_difference(table_ladder(runs))
+    by_clips = table[table.index.get_level_values("rung") != TITLES["zero_shot"]].groupby("clips")
+    return " ".join(
+        f"Of {len(rows)} ways to spend {clips} clips, "
+        f"{in_short(rows.droplevel('clips'), 'better than zero-shot in points of MRR')}."
+        for clips, rows in by_clips
+        if clips
+    )
+
+
 def _size_sentence(clips: int, rows: pd.DataFrame) -> str:
     found = named_by_verdict(_of_difference(rows), VERDICTS_IN_WORDS)
     parts = [f"{VERDICTS_IN_WORDS[verdict]} {', '.join(named)}" for verdict, named in found.items()]
@@ -561,6 +573,7 @@ LADDER = Laboratory(
     procedure="frames_matter.labs.ladder_runs:climb_rung",
     layout=ladder_layout("ladder"),
     prepare=with_averages,
+    gist=ladder_gist,
     answer=ladder_answer,
     tables=ladder_tables,
     figures=ladder_figures,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAIN', 'HOME', 'DARK', 'MANY', 'FEW', 'FIT', 'OF_STUDY', 'TOWER', 'CELLS', 'CONTROL', 'MOST_SEEDS', 'AskedPairs',
            'SEES', 'LOSS_QUESTIONS', 'DRAWN', 'PANELS', 'LOSS_LABORATORY', 'Cell', 'loss_cells', 'of_known_cells',
-           'cells_in', 'table_losses', 'table_loss_questions', 'loss_answer', 'plot_losses', 'show_losses',
+           'cells_in', 'table_losses', 'table_loss_questions', 'loss_answer', 'loss_gist', 'plot_losses', 'show_losses',
            'loss_notes', 'loss_tables', 'loss_figures']
 
 # %% ../../nbs/labs/losses.ipynb #3481a01e
@@ -23,6 +23,7 @@ from ..base.registry import Registry
 from .laboratory import Laboratory
 from frames_matter.metrics.stats import (
     BETTER,
+    MARGIN,
     SAME,
     UNDECIDED,
     WORSE,
@@ -299,6 +300,23 @@ def loss_answer(runs: pd.DataFrame) -> str:
     return "\n".join([*sentences, *_others_sentence(runs)])
 
 
+def loss_gist(runs: pd.DataFrame) -> str:
+    "In how many kinds of batch H-NAC finds more than InfoNCE, beside what the control shows."
+    asked = table_loss_questions(runs)
+    control = asked.loc[SEES].iloc[0]
+    seen = f"a mask that knows the false negatives finds {control.difference:+.1f} points of MRR in the control"
+    if control.verdict != BETTER:
+        seen = "but the control shows that this laboratory could not see it"
+    if "H-NAC against InfoNCE" not in asked.index.unique("question"):
+        return ""
+    verdicts = asked.loc["H-NAC against InfoNCE"].verdict
+    better, worse, same = (f"{n}" if (n := int((verdicts == of).sum())) else "none" for of in (BETTER, WORSE, SAME))
+    return (
+        f"Of {len(verdicts)} kinds of batch H-NAC is better than InfoNCE in {better}, worse in {worse}, and within "
+        f"{MARGIN:g} points of it in {same}; {seen}."
+    )
+
+
 def _sight(control: pd.Series) -> str:
     "What the control says of the laboratory."
     ends = interval(control.low, control.high, "+.1f", nothing="no interval")
@@ -436,6 +454,7 @@ LOSS_LABORATORY = Laboratory(
     procedure="frames_matter.labs.losses_runs:compare_losses",
     layout=_LAYOUT,
     prepare=of_known_cells,
+    gist=loss_gist,
     answer=loss_answer,
     tables=loss_tables,
     figures=loss_figures,

@@ -59,7 +59,7 @@ def report(profile: str | Profile = "mini") -> None:
     for laboratory in LABORATORIES.values():
         of = laboratory.written(profile)
         if of.tables or laboratory.layout is None:  # then its runs are the study's
-            findings.append(Finding(laboratory.name, laboratory.title, of.answer, of.tables, of.figures))
+            findings.append(Finding(laboratory.name, laboratory.title, of.gist, of.answer, of.tables, of.figures))
         if of.tables and of.headline:
             headlines.append(of.headline)
     tables = [table for finding in findings for table in finding.tables]

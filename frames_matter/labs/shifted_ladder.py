@@ -15,6 +15,7 @@ from frames_matter.labs.ladder import (
     RUNGS,
     ladder_answer,
     ladder_figures,
+    ladder_gist,
     ladder_layout,
     ladder_tables,
     rung_cells,
@@ -42,6 +43,7 @@ SHIFTED_LADDER = Laboratory(
     procedure="frames_matter.labs.ladder_runs:climb_rung",
     layout=ladder_layout("shifted_ladder"),
     prepare=with_averages,
+    gist=ladder_gist,
     answer=ladder_answer,
     tables=functools.partial(
         ladder_tables,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'TRAINED', 'UNTRAINED', 'SCORES', 'SHIFTS', 'shift_cells', 'with_shift', 'table_shifts',
-           'table_shift_frames', 'table_spread', 'shift_answer', 'shift_headline', 'plot_shifts', 'shift_notes',
-           'shift_tables', 'shift_figures']
+           'table_shift_frames', 'table_spread', 'shift_answer', 'shift_headline', 'shift_gist', 'plot_shifts',
+           'shift_notes', 'shift_tables', 'shift_figures']
 
 # %% ../../nbs/labs/shifts.ipynb #5a1f0003
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ from frames_matter.report.tables import (
     show_comparisons,
     source_videos,
 )
-from ..report.writers import Figure, Table, could_be_seen, numbers, told_by_verdict
+from ..report.writers import Figure, Table, could_be_seen, in_short, numbers, told_by_verdict
 from ..video.sampling import SAMPLERS
 from ..world.shifts import shift_of
 
@@ -196,6 +196,16 @@ def shift_headline(runs: pd.DataFrame) -> str:
     return f"{said}; {could_be_seen(rows)}."
 
 
+def shift_gist(runs: pd.DataFrame) -> str:
+    "In which kinds of world a method finds more, and in which less."
+    table = table_shifts(runs)
+    by_method = {method: table.xs(method, level="method") for method in _trained_in(table)}
+    return " ".join(
+        f"In {len(rows)} kinds of world {method}, in points of MRR, {in_short(rows, 'finds more in', 'less in')}."
+        for method, rows in by_method.items()
+    )
+
+
 def _trained_in(table: pd.DataFrame) -> Iterator[str]:
     there = set(table.index.get_level_values("method")) if len(table) else set()
     return (title for title in METHODS.values() if title in there)
@@ -287,6 +297,7 @@ SHIFTS = Laboratory(
     procedure="frames_matter.study.measure:train_and_measure",
     layout=_LAYOUT,
     prepare=with_shift,
+    gist=shift_gist,
     answer=shift_answer,
     headline=shift_headline,
     tables=shift_tables,

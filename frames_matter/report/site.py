@@ -76,14 +76,15 @@ class Finding:
         Of the laboratory; also of its page, and of the notebook that says how it is done.
     title : str
         The question.
-    answer : str
-        In sentences; empty where its runs are the study's own.
+    gist, answer : str
+        In short, and in sentences; empty where its runs are the study's own.
     tables, figures : sequence
         In the order of the page.
     """
 
     name: str
     title: str
+    gist: str = ""
     answer: str = ""
     tables: Sequence[Table] = field(default_factory=list)
     figures: Sequence[Figure] = field(default_factory=list)
@@ -117,6 +118,7 @@ def laboratory_page(profile: Profile, finding: Finding) -> str:
     tables = [_without_answer(table, finding.answer) for table in finding.tables]
     return _page(
         _front(finding.title, "A laboratory: a question beside the study's own."),
+        f"**{finding.gist}**" if finding.gist else "",
         f"::: {{.answer}}\n\n{_to_read(told)}\n\n:::",
         source_of(profile).notice,
         *map(figure_on_page, finding.figures),
@@ -178,7 +180,7 @@ def _study_page(profile: Profile, tables: Sequence[Table], figures: Sequence[Fig
 
 
 def _index_page(profile: Profile, told: str, picture: str, findings: Sequence[Finding], has_bench: bool) -> str:
-    rows = [f"- [{finding.title}]({finding.name}.qmd)" for finding in findings]
+    rows = [f"- [{finding.title}]({finding.name}.qmd) {finding.gist}".rstrip() for finding in findings]
     more = ["- [What was run, as files](downloads.qmd): every run, every table"]
     more += ["- [What every stage takes](benchmarks.qmd), each beside its peer"] * has_bench
     return _page(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Table', 'markdown', 'with_spread', 'in_digits', 'mean_with_spread', 'interval', 'intervals', 'difference_in_words',
-           'named_by_verdict', 'told_by_verdict', 'could_be_seen', 'numbers', 'enumeration', 'Figure', 'write_table',
-           'write_figure']
+           'named_by_verdict', 'told_by_verdict', 'in_short', 'could_be_seen', 'numbers', 'enumeration', 'Figure',
+           'write_table', 'write_figure']
 
 # %% ../../nbs/report/writers.ipynb #b2789169
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from ..base.files import atomic_write
 from ..base.profiles import Profile, results_dir
+from ..metrics.stats import BETTER, WORSE
 from .style import save_figure
 
 # %% ../../nbs/report/writers.ipynb #2fa032a6
@@ -156,6 +157,27 @@ def told_by_verdict(rows: pd.DataFrame, words: Mapping[str, str]) -> str:
     "What `named_by_verdict` finds in one clause: worse: a (-8.1, -11.8 to -4.5) and b ...; cannot be told: c ..."
     found = named_by_verdict(rows, words)
     return "; ".join(f"{words[verdict]}: {enumeration(named)}" for verdict, named in found.items())
+
+
+def in_short(rows: pd.DataFrame, better: str = "better", worse: str = "worse", most: int = 4) -> str:
+    """What is better and what is worse, without intervals: better: none; worse: a (-11.2) and b (-5.4).
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `comparisons` gives it, or a part of it; its index says the names.
+    better, worse : str
+        What stands before the names.
+    most : int
+        How many of either are named, the largest differences first; the others are counted.
+    """
+    parts = []
+    for verdict, words in ((BETTER, better), (WORSE, worse)):
+        differences = rows.difference[rows.verdict == verdict].sort_values(key=abs, ascending=False)
+        named = [f"{name} ({in_digits(difference, '+.1f')})" for name, difference in differences[:most].items()]
+        named += [f"{len(differences) - most} more"] if len(differences) > most else []
+        parts.append(f"{words}: {enumeration(named) if named else 'none'}")
+    return "; ".join(parts)
 
 
 def could_be_seen(rows: pd.DataFrame) -> str:
