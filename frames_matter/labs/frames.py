@@ -20,7 +20,7 @@ from ..base.profiles import Profile
 from .laboratory import Laboratory
 from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE, mean_with_interval
 from ..report.reader import Layout
-from ..report.style import COLOURS, styled, subplots
+from ..report.style import COLOURS, abreast, styled, subplots
 from ..report.tables import HOW_COMPARED, by_seed, compared, in_order, show_comparisons, source_videos
 from ..report.writers import Figure, Table, enumeration, in_short, interval, told_by_verdict
 from ..video.sampling import SAMPLERS
@@ -141,15 +141,15 @@ def _with_ceiling(accuracy: float, ceiling: float) -> str:
 
 # %% ../../nbs/labs/frames.ipynb #6ab73052
 def _write_cell(ax: Axes, x: int, y: int, cell: pd.Series) -> None:
-    "Large the accuracy, small the ceiling; grey what may be guessing."
+    "Large the accuracy, small the ceiling below it; grey what may be guessing."
     colour = "white" if cell.accuracy > 85 else "black"
     if not _is_told(cell):
-        colour = "0.6"
-    large = dict(ha="right", va="center", fontsize=10, fontweight="bold", color=colour)
-    ax.text(x - 0.06, y, f"{cell.accuracy:.0f}", **large)
-    if not np.isnan(cell.ceiling):
-        small = dict(ha="left", va="center", fontsize=7.5, color="0.35" if colour == "black" else colour)
-        ax.text(x + 0.02, y, f"of {cell.ceiling:.0f}", **small)
+        colour = "0.45"
+    alone = np.isnan(cell.ceiling)
+    centred = dict(ha="center", va="center", color=colour)
+    ax.text(x, y if alone else y - 0.12, f"{cell.accuracy:.0f}", fontsize=10, fontweight="bold", **centred)
+    if not alone:
+        ax.text(x, y + 0.28, f"of {cell.ceiling:.0f}", fontsize=7.5, **centred)
 
 
 def _is_told(cell: pd.Series) -> bool:
@@ -166,6 +166,22 @@ def _rule_off(ax: Axes, looks: list[str]) -> None:
             ax.axhline(y - 0.5, color="black", lw=0.8)
 
 
+def _draw_kinds(ax: Axes, cells: pd.DataFrame, looks: list[str], kinds: list[str]) -> None:
+    "A column a kind, a row a look."
+    told = cells.accuracy.where(cells.apply(_is_told, axis=1), 50.0).unstack("kind").loc[looks, kinds]
+    shades = LinearSegmentedColormap.from_list("guess", [COLOURS["orange"], "white", COLOURS["blue"]])
+    ax.imshow(told, cmap=shades, vmin=0, vmax=100, aspect="auto")
+    for y, look in enumerate(looks):
+        for x, kind in enumerate(kinds):
+            _write_cell(ax, x, y, cells.loc[(look, kind)])
+    counts = cells.clips.groupby("kind").first()
+    ax.set_xticks(range(len(kinds)), [f"{kind}\n{counts[kind]} clips" for kind in kinds])
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelsize=9)
+    ax.spines[:].set_visible(False)
+    _rule_off(ax, looks)
+
+
 @styled
 def plot_frames(runs: pd.DataFrame) -> MatplotlibFigure:
     """A cell for each look and kind: large the accuracy, small the ceiling. Colour is for what is told apart from
@@ -175,21 +191,15 @@ def plot_frames(runs: pd.DataFrame) -> MatplotlibFigure:
     kinds = [k for k in KINDS.values() if k in table.index.get_level_values("kind")]
     looks = list(dict.fromkeys(table.index.get_level_values("look")))
     cells = table[table.index.get_level_values("kind").isin(kinds)]
-    told = cells.accuracy.where(cells.apply(_is_told, axis=1), 50.0).unstack("kind").loc[looks, kinds]
-    fig, ax = subplots(figsize=(1.05 * len(kinds) + 2.6, 0.42 * len(looks) + 1.1))
-    shades = LinearSegmentedColormap.from_list("guess", [COLOURS["orange"], "white", COLOURS["blue"]])
-    ax.imshow(told, cmap=shades, vmin=0, vmax=100, aspect="auto")
-    for y, look in enumerate(looks):
-        for x, kind in enumerate(kinds):
-            _write_cell(ax, x, y, cells.loc[(look, kind)])
-    counts = cells.clips.groupby("kind").first()
-    ax.set(xticks=range(len(kinds)), xticklabels=[f"{kind}\n{counts[kind]} clips" for kind in kinds])
-    ax.set(yticks=range(len(looks)), yticklabels=[words.get(look, look) for look in looks])
-    ax.set_title("Right choices between caption and foil, %, of what these frames allow (grey: may be guessing)")
-    ax.xaxis.tick_top()
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    _rule_off(ax, looks)
+    most = len(kinds) if abreast(2) == 2 else 4  # beside each other; on a telephone the others stand below
+    parts = [kinds[i : i + most] for i in range(0, len(kinds), most)]
+    fig, axes = subplots(1, len(parts), squeeze=False, figsize=(0.9 * len(kinds) + 2.6, 0.42 * len(looks) + 1.1))
+    for ax, part in zip(axes.flat, parts, strict=True):
+        _draw_kinds(ax, cells, looks, part)
+        ax.set_yticks(range(len(looks)), [words.get(look, look) for look in looks])
+    axes.flat[0].set_title(
+        "Right choices between caption and foil, %, of what these frames allow (grey: may be guessing)"
+    )
     return fig
 
 # %% ../../nbs/labs/frames.ipynb #08bd92ca
@@ -284,7 +294,7 @@ def frames_tables(runs: pd.DataFrame) -> list[Table]:
 def frames_figures(runs: pd.DataFrame) -> list[Figure]:
     "Accuracy and ceiling by look and kind."
     caption = "One model, other frames: right choices between caption and foil, and what these frames allow."
-    return [Figure("frames", caption, lambda: plot_frames(runs), on_a_telephone=False)]
+    return [Figure("frames", caption, lambda: plot_frames(runs))]
 
 
 FRAMES = Laboratory(

@@ -135,7 +135,7 @@ SAMPLERS = Registry(
     [
         Strategy("uniform", "uniform (the study's default)", indices=_uniform, source="the study", grid=True),
         Strategy("mean", "mean of all frames", blend=_mean, source="the study", grid=True),
-        Strategy("keyframes", "first, middle, last", indices=_keyframes, source="the study", grid=True),
+        Strategy("keyframes", "first-middle-last", indices=_keyframes, source="the study", grid=True),
         Strategy("weighted", "weighted to the end", indices=_weighted, draws=True, source="the study", grid=True),
         Strategy("dropout", "dropout as coded", indices=_dropout, draws=True, source="the study's code", grid=True),
         Strategy(
@@ -148,7 +148,7 @@ SAMPLERS = Registry(
             protocols=("sound",),
         ),
         Strategy("middle", "middle of segments", indices=_middle, source="ViCLIP's own evaluation"),
-        Strategy("single", "one frame, the middle one", indices=_single, source="ours"),
+        Strategy("single", "the middle frame alone", indices=_single, source="ours"),
         Strategy(
             "random_segments",
             "random in segments",
