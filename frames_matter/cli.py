@@ -290,7 +290,8 @@ def _told_reasons(reasons: list[tuple[int, str, str]], limit: int) -> list[str]:
         place = f" ({where}{', ...' if n > 1 else ''})" if where else ""
         lines.append(f"{n:>8}  {reason}{place}")
     if len(reasons) > limit:
-        lines.append(f"          and for {len(reasons) - limit} other reasons, which clips.csv tells")
+        others = len(reasons) - limit
+        lines.append(f"          and for {others} other reason{'s' if others > 1 else ''}, which clips.csv tells")
     return lines
 
 # %% ../nbs/cli.ipynb #b941e7cf

@@ -162,5 +162,6 @@ def left_out(tried: pd.DataFrame) -> str:
     by_reason = reasons_of(rejected)
     parts = [f"{reason} ({place if n == 1 else f'{place} and {n - 1} more'})" for n, reason, place in by_reason]
     others = len(parts) - _REASONS
-    more = f"; and for {others} other reasons, which clips.csv tells" if others > 0 else ""
+    reasons = "reasons" if others > 1 else "reason"
+    more = f"; and for {others} other {reasons}, which clips.csv tells" if others > 0 else ""
     return f"{len(rejected)} of {len(tried)} rows: {'; '.join(parts[:_REASONS])}{more}"

@@ -18,7 +18,7 @@ from ..base.errors import UserError, choose
 from ..base.profiles import Profile
 from ..base.seeds import check_seed, stable_seed
 from .manifest import SPLITS, load_manifest
-from ..model.preprocessing import PRESETS, preprocess
+from ..model.preprocessing import PRESETS, pictures, preprocess
 from ..video.frames import read_clip, read_frames
 from ..video.kept import FrameCache, frame_cache, read_kept
 from ..video.sampling import Strategy, take_frames
@@ -184,8 +184,14 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> dict:
         row = self.rows.iloc[i]
-        frames = self._frames.read(row, stable_seed(self.seed, row.clip_id, self.epoch))
-        return {"video": preprocess(frames, self.size), "caption": row.caption, "clip_id": row.clip_id}
+        return {"video": preprocess(self._read(row), self.size), "caption": row.caption, "clip_id": row.clip_id}
+
+    def pictures(self, i: int) -> torch.Tensor:
+        "The frames of an item before they are normalised: uint8 (T, C, H, W)."
+        return pictures(self._read(self.rows.iloc[i]))
+
+    def _read(self, row):
+        return self._frames.read(row, stable_seed(self.seed, row.clip_id, self.epoch))
 
 # %% ../../nbs/lessons/01_dataset.ipynb #83e26f6e
 def _cache_of(manifest):

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..base.errors import UserError
 from ..base.profiles import Profile
 from ..base.seeds import stable_seed
-from ..model.preprocessing import PRESETS, preprocess
+from ..model.preprocessing import PRESETS, pictures
 from ..model.training import pairwise_similarity
 from ..study.spec import RunSpec
 from ..video.frames import resize
@@ -78,12 +78,12 @@ def groups_of(n: int, takes: int) -> np.ndarray:
 
 
 def film(truth: dict, spec: RunSpec) -> Tensor:
-    "A telling as the model sees it, (T, C, H, W): drawn in its world's light, not encoded, the strategy's frames."
+    "The pictures of a telling, uint8 (T, C, H, W): drawn in its world's light, not encoded, the strategy's frames."
     scene, preset = scene_of(truth), PRESETS[spec.preprocessing]
     n = round(scene.seconds * TELLING_FPS)
     times = sample_indices(preset.strategy_for(spec.sampling), n, spec.k) / n
     frames = render(scene, times, shift=shift_of(spec.resolved_profile()))
-    return preprocess(resize(frames, spec.image_size, preset.resize), spec.image_size)
+    return pictures(resize(frames, spec.image_size, preset.resize))
 
 # %% ../../nbs/labs/false_negatives.ipynb #9365ece7
 def planted_batches(n: int, batch_size: int, groups: np.ndarray, met: int, rng: np.random.Generator) -> list[Tensor]:

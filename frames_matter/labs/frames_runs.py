@@ -18,7 +18,7 @@ from ..base.seeds import stable_seed
 from .frames import CONTROLS, KINDS
 from .views import averaged_views, own_frames
 from ..metrics.retrieval import foil_outcomes
-from ..model.preprocessing import PRESETS
+from ..model.preprocessing import PRESETS, normalised
 from ..model.training import encode_clips
 from ..model.weights import load_viclip
 from ..study.measure import Outcome, Run, accuracy_by_kind, pair_cosines, retrieval_measures
@@ -167,7 +167,7 @@ def _features(model: nn.Module, spec: RunSpec, clips: FinalClips, control: str) 
         return averaged_views(model, spec, clips.rows)
     frames = clips.pairs.frames()
     if control in ALTERED:
-        frames = ALTERED[control](frames, spec.seed)
+        frames = ALTERED[control](normalised(frames), spec.seed)
     video = encode_clips(model, frames, batch_size=8, precision=spec.precision)
     if control == "text_only":  # every clip the same: what is left is the captions
         return normalize(video, dim=-1).mean(0, keepdim=True).expand_as(video)

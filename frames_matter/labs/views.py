@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..base.errors import UserError
-from ..model.preprocessing import PRESETS, preprocess
+from ..model.preprocessing import PRESETS, pictures
 from ..model.training import encode_clips
 from ..study.spec import RunSpec
 from ..video.frames import read_frames
@@ -62,13 +62,13 @@ def own_frames(spec: RunSpec, rows: pd.DataFrame, choose_frames: Callable[[int],
     Returns
     -------
     Tensor
-        (N, M, C, H, W).
+        (N, M, C, H, W) pictures, uint8.
     """
     resize = PRESETS[spec.preprocessing].resize
 
     def of(path: str) -> Tensor:
         every = read_frames(path, size=spec.image_size, mode=resize)
-        return preprocess(every[choose_frames(len(every))], spec.image_size)
+        return pictures(every[choose_frames(len(every))])
 
     return torch.stack([of(path) for path in rows.path])
 

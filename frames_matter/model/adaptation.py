@@ -21,6 +21,7 @@ from ..base.errors import UserError
 from ..base.seeds import stable_seed
 from .compute import Clock, autocast, to_device
 from .losses import infonce_from_similarity
+from .preprocessing import normalised
 from .training import Pairs, Training, assert_moved, loss_of, pairwise_similarity, train_epoch
 from .viclip import ViCLIP
 
@@ -47,7 +48,7 @@ class Towers(nn.Module):
     def encode(self, video: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         "Features (B, D) of both sides, float32."
         with autocast(text.device, self.how.precision):
-            encoded = self.video(to_device(video, text.device))
+            encoded = self.video(normalised(to_device(video, text.device)))
         return encoded.float(), self.text(text).float()
 
     def forward(self, video: Tensor, text: Tensor) -> Tensor:

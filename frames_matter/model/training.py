@@ -30,6 +30,7 @@ from frames_matter.model.compute import (
     shard_positions,
     to_device,
 )
+from .preprocessing import normalised
 from .protocols import Protocol
 from .viclip import ViCLIP
 
@@ -73,7 +74,7 @@ def pairwise_similarity(
 class Pairs:
     "Clips and the features of their captions, in memory."
 
-    video: torch.Tensor | Callable  # (N, T, C, H, W), or a function epoch -> that, for strategies that redraw frames
+    video: torch.Tensor | Callable  # (N, T, C, H, W) as `normalised` takes it; where frames are redrawn, epoch -> that
     text: torch.Tensor  # (N, D) features of captions; (N, L) token ids where the text tower is trained too
 
     def frames(self, epoch: int = 0) -> torch.Tensor:
@@ -102,10 +103,10 @@ class Training:
 
 # %% ../../nbs/model/training.ipynb #cbc8b227
 def encode(model: ViCLIP, video: torch.Tensor, mask_ratio: float, precision: str) -> torch.Tensor:
-    "(B, T, C, H, W) to (B, D), float32 or better whatever the tower computes in."
+    "(B, T, C, H, W), pictures or normalised, to (B, D), float32 or better whatever the tower computes in."
     device = next(model.parameters()).device
     with autocast(device, precision):
-        features = model.encode_video(to_device(video, device), mask_ratio=mask_ratio)
+        features = model.encode_video(normalised(to_device(video, device)), mask_ratio=mask_ratio)
     return at_least_float32(features)
 
 

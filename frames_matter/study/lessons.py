@@ -205,10 +205,11 @@ def assert_ready(profile: Profile) -> None:
         If results go to the folder of another profile, this machine has no such device, or weights or tokenizer are
         not there, on this machine or on the hub; nothing is fetched.
     """
-    from frames_matter.model.compute import check_machine  # with torch
-
     assert_own_results(profile)
-    check_machine(profile.device, profile.precision, profile.processes)
+    if profile.device != "cpu" or profile.processes > 1:
+        from frames_matter.model.compute import check_machine  # torch, which takes more memory than all else here
+
+        check_machine(profile.device, profile.precision, profile.processes)
     for field in _FILES:
         if (source := getattr(profile, field)) not in _SHIPPED:
             assert_there(pinned(source, profile))

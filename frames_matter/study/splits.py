@@ -113,11 +113,11 @@ def _dataset(profile, data, by, deal, split, strategy, k, size):
 
 
 def _clips(dataset):
-    "All clips of a data set: (N, T, C, H, W)."
-    first = dataset[0]["video"]
+    "The pictures of all clips of a data set: uint8 (N, T, C, H, W)."
+    first = dataset.pictures(0)
     clips = first.new_empty(len(dataset), *first.shape)  # filled in place: no second copy of a whole split
     for i, clip in enumerate(clips):
-        clip.copy_(dataset[i]["video"])
+        clip.copy_(dataset.pictures(i))
     return clips
 
 
