@@ -55,6 +55,19 @@ def test_it_is_what_decoding_gives_and_is_not_decoded_twice(clips, cache, strate
         assert np.array_equal(read_kept(again, clips[0], "", SAMPLERS[strategy], **how), decoded)
 
 
+@pytest.mark.parametrize("most", [0, 2**20, 2**26])
+def test_few_files_stay_mapped_and_none_is_checked_twice(clips, cache, monkeypatch, most):
+    "Pages of clips that nobody looks at take no memory; to look again costs no checksum and no decoding."
+    monkeypatch.setattr(kept, "MAPPED_BYTES", most)
+    read = [read_kept(cache, path, "", SAMPLERS["uniform"], 8, 48) for path in clips]
+    no_decoding(monkeypatch)
+    monkeypatch.setattr(kept.zlib, "crc32", lambda *a: pytest.fail("a file was checked again"))
+    for _ in range(2):
+        again = [read_kept(cache, path, "", SAMPLERS["uniform"], 8, 48) for path in clips]
+        assert all(map(np.array_equal, again, read))
+    assert sum(frames.nbytes for frames in cache._mapped.values()) == cache._mapped_bytes <= most
+
+
 def test_what_differs_is_kept_apart(clips, cache):
     "Another seed, size, number, way of resizing, clip."
     plain = dict(k=8, size=32, seed=0, mode="bilinear")
