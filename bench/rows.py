@@ -26,7 +26,7 @@ from frames_matter.base.files import atomic_path, project_root
 
 ROWS = 17_573_429  # of InternVid's AES table
 ROWS_A_PIECE = 1_000_000
-MAX_SECONDS, MAX_GB = 10, 1.5
+MAX_SECONDS, MAX_GB = 6, 1.0
 ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", np.uint8)
 VOCABULARY = """
 a man woman dog cat is playing walking cooking standing guitar ball in on near the park street kitchen while people
