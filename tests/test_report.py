@@ -432,7 +432,7 @@ def found(name, runs):
     numbers = pd.DataFrame({"x": [1.0, 2.0]}, pd.MultiIndex.from_product([["of"], ["a", "b"]], names=["of", "row"]))
     table = Table(f"{name}_table", "A table", numbers, numbers.astype(str), "It can be told. Notes.")
     figure = Figure(name, "A figure.", lambda: plot_gap(runs))
-    return Finding(name, f"What of {name}?", "It can be told.", [table], [figure])
+    return Finding(name, f"What of {name}?", "In short, yes.", "It can be told.", [table], [figure])
 
 
 def missing(page):
@@ -483,6 +483,26 @@ def test_what_is_no_more_goes_and_what_is_written_by_hand_stays(home, site, runs
     write_site("mini", [])
     assert (site / "judge.qmd").is_file() and not (site / "warmth.qmd").exists()
     assert not list((site / "figures").glob("warmth*")) and (site / "figures" / "gap-narrow.svg").is_file()
+
+
+def test_in_short_it_stands_on_the_page_of_a_laboratory_and_in_the_list_of_all(home, site, runs):
+    write_site("mini", [found("warmth", runs)])
+    assert "\n\n**In short, yes.**\n\n::: {.answer}" in (site / "warmth.qmd").read_text()
+    assert "- [What of warmth?](warmth.qmd) In short, yes.\n" in (site / "index.qmd").read_text()
+
+
+def test_every_picture_of_the_benchmarks_is_on_their_page(home, site, runs):
+    bench = home.folder / "results" / "bench"
+    bench.mkdir(parents=True)
+    pictures = "![Ratios](times.svg)\n\n| stage |\n| --- |\n| one |\n\nHow.\n\n![Seconds](growth.svg)\n"
+    (bench / "README.md").write_text(f"# Benchmarks\n\nWhat.\n\n{pictures}")
+    for name in ("times", "growth"):
+        (bench / f"{name}.svg").write_text("<svg/>")
+    for _ in range(2):
+        write_site("mini", [])
+        page = (site / "benchmarks.qmd").read_text()
+        assert "![Ratios.](figures/bench-times.svg)" in page and "![Seconds.](figures/bench-growth.svg)" in page
+        assert not missing(site / "benchmarks.qmd") and page.index("| one |") < page.index("## How each")
 
 
 def test_without_a_place_nothing_is_written(home, runs):

@@ -243,21 +243,24 @@ def _benchmarks_page(pages: Path) -> str:
     folder = project_root() / "results" / "bench"
     if not (folder / "README.md").is_file():
         return ""
-    (pages / "figures").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "times.svg", pages / "figures" / "benchmarks.svg")
     title, _, rest = (folder / "README.md").read_text(encoding="utf-8").partition("\n")
-    before, picture, after = _around_picture(rest)
+    before, picture, after = re.split(r"^(!\[.+\]\(.+\))$", rest, maxsplit=1, flags=re.M)
     table, _, below = after.strip().partition("\n\n")
-    shown = f'::: {{.figure-box}}\n![{picture}.](figures/benchmarks.svg){{fig-alt="{picture}."}}\n:::'
-    stages = f"## Stage by stage\n\n::: {{.table-box}}\n{table}\n:::"
-    return _page(_front(title.lstrip("# ")), before, shown, stages, f"## How each was measured\n\n{below.strip()}")
+    text = _page(
+        _front(title.lstrip("# ")),
+        before.strip(),
+        picture,
+        f"## Stage by stage\n\n::: {{.table-box}}\n{table}\n:::",
+        f"## How each was measured\n\n{below.strip()}",
+    )
+    return re.sub(r"^!\[(.+)\]\((.+)\.svg\)$", lambda found: _bench_picture(*found.groups(), pages), text, flags=re.M)
 
 
-def _around_picture(text: str) -> tuple[str, str, str]:
-    "What stands before the picture, its caption, and what comes after."
-    before, _, rest = text.partition("![")
-    caption, _, after = rest.partition("](times.svg)")
-    return before.strip(), caption, after
+def _bench_picture(caption: str, name: str, pages: Path) -> str:
+    "A picture of a benchmark among the site's figures, in a box."
+    (pages / "figures").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(project_root() / "results" / "bench" / f"{name}.svg", pages / "figures" / f"bench-{name}.svg")
+    return f'::: {{.figure-box}}\n![{caption}.](figures/bench-{name}.svg){{fig-alt="{caption}."}}\n:::'
 
 # %% ../../nbs/report/site.ipynb #51e00001
 BY_HAND = ("judge",)  # pages among the results that nothing here writes
@@ -277,7 +280,7 @@ def _write(page: Path, text: str) -> Path:
 
 def _forget(pages: Path, names: set[str], drawn: set[str]) -> None:
     "Take away pages and figures that nothing writes any more."
-    known = {f"{name}{layout}.svg" for name in [*drawn, "benchmarks"] for layout in ("", "-narrow")}
+    known = {f"{name}{layout}.svg" for name in drawn for layout in ("", "-narrow")}
     for path in pages.glob("*.qmd"):
         if path.stem not in names:
             path.unlink()
@@ -319,7 +322,8 @@ def write_site(
     texts["benchmarks"] = _benchmarks_page(pages)
     texts["index"] = _index_page(profile, told, first, findings, bool(texts["benchmarks"]))
     written = [_write(pages / f"{name}.qmd", text) for name, text in texts.items() if text]
-    _forget(pages, {*texts, *BY_HAND}, drawn)
+    of_bench = set(re.findall(r"\]\(figures/(bench-.+)\.svg\)", texts["benchmarks"]))
+    _forget(pages, {*texts, *BY_HAND}, drawn | of_bench)
     on_home = [first.replace("](figures/", "](results/figures/"), told, source_of(profile).notice]
     text = home.read_text(encoding="utf-8")
     filled = fill_between(text, "answer", profile, "\n\n".join(on_home), "nbs/index.qmd")
