@@ -75,7 +75,8 @@ def draw(now: dict, before: dict | None) -> None:
         if of:
             seconds = [of["lessons"].get(name, 0) for name in names]
             places = [y + at for y in range(len(names))]
-            label = f"{word}, {of['commit'][:10]}: {of['seconds']:.0f} s, {of['peak_gb']:.1f} GB"
+            memory = f"{of['peak_gb']:.1f} GB in the largest process"
+            label = f"{word}, {of['commit'][:10]}: {of['seconds']:.0f} s, {memory}"
             ax.barh(places, seconds, height=0.4, color=colour, label=label)
     ax.set(yticks=range(len(names)), yticklabels=names, xlabel="seconds")
     ax.invert_yaxis()
