@@ -10,7 +10,7 @@ import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
@@ -80,7 +80,7 @@ setup(
     license_expression=settings["license"],
     keywords=settings["keywords"],
     classifiers=lines("classifiers"),
-    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    packages=find_namespace_packages(include=[NAME, f"{NAME}.*"], exclude=["*.__pycache__"]),  # its assets too
     package_data={NAME: ["assets/*", "*.pyi", "py.typed"]},
     install_requires=lines("requirements"),
     extras_require={
