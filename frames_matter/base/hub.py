@@ -86,7 +86,7 @@ def _errors_told(repo_id: str, sentence: Callable[[Exception], str]) -> Iterator
             raise
         raise UserError(sentence(e)) from e
 
-
+# %% ../../nbs/base/hub.ipynb #a61d8340
 def _fetching(what: str, repo_id: str, repo_type: str) -> contextlib.AbstractContextManager[None]:
     return _errors_told(repo_id, lambda error: _why_not_fetched(error, what, repo_id, repo_type))
 

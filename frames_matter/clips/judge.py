@@ -276,7 +276,7 @@ def tables_of(judgement: Judgement) -> dict[str, pd.DataFrame]:
         found["Does training help"] = _show_training(judgement.training)
     return found
 
-
+# %% ../../nbs/clips/judge.ipynb #51bea2e9
 def ways_in_words() -> str:
     "What every way of training that is tried changes."
     return "".join(f"{way.title[0].upper()}{way.title[1:]}: {way.changes}. " for way in WAYS_TO_ADAPT.values()).strip()

@@ -245,7 +245,7 @@ def gain_of(judged_clips: pd.DataFrame, name: str) -> Estimate:
     held = float((folds.size() / folds.trained.first()).mean())
     return corrected(folds.gain.mean().to_numpy(), held)
 
-
+# %% ../../nbs/clips/training.ipynb #de0fc4fa
 def mrr_of(judged_clips: pd.DataFrame, name: str) -> float:
     "MRR under one way, or `zero_shot`, in percent, both ways together: the mean of the folds, as `gain_of` takes it."
     return 100 * float(judged_clips.groupby(["repeat", "fold"])[name].mean().mean())

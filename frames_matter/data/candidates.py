@@ -194,7 +194,7 @@ def reason_not_to(profile: Profile) -> "pl.Expr":
         reason = pl.when(is_wrong).then(pl.lit(words, dtype=dtype)).otherwise(reason)
     return reason
 
-
+# %% ../../nbs/data/candidates.ipynb #b9cab69e
 def with_reasons(rows: "pl.LazyFrame | pl.DataFrame", profile: Profile) -> "pl.LazyFrame | pl.DataFrame":
     "The same rows with start and end in milliseconds, and with what is wrong with them."
     times = {"start": "Start_timestamp", "end": "End_timestamp"}

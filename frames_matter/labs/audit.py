@@ -392,7 +392,7 @@ def audit_gist(runs: pd.DataFrame) -> str:
     )
     return f"The defect that moves the published loss most: {most}; {noise}."
 
-
+# %% ../../nbs/labs/audit.ipynb #40aaddfb
 def _largest_change(name: str, runs: pd.DataFrame) -> str:
     "The sentence on the switch that moves a headline the most, and on those that the seeds cannot tell from it."
     losses, sizes = _changes(runs)

@@ -181,7 +181,7 @@ def _draw_kinds(ax: Axes, cells: pd.DataFrame, looks: list[str], kinds: list[str
     ax.spines[:].set_visible(False)
     _rule_off(ax, looks)
 
-
+# %% ../../nbs/labs/frames.ipynb #1c86973f
 @styled
 def plot_frames(runs: pd.DataFrame) -> MatplotlibFigure:
     """A cell for each look and kind: large the accuracy, small the ceiling. Colour is for what is told apart from

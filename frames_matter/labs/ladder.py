@@ -491,7 +491,7 @@ def _size_sentence(clips: int, rows: pd.DataFrame) -> str:
     start = f"With {clips} clips" if clips else "Without any clips"
     return f"{start}, in points of MRR, {'; '.join(parts) or 'nothing differs from zero-shot'}."
 
-
+# %% ../../nbs/labs/ladder.ipynb #56094d01
 def ladder_notes(runs: pd.DataFrame) -> str:
     "The lines under the ladder: what was run, how it was tuned and compared, what it cost."
     n, trained = int(runs.n_queries.max()), runs[runs.epochs > 0]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..base.errors import UserError, choose
 from ..base.profiles import Profile
 from ..base.seeds import check_seed, stable_seed
-from ..data.dataset import VideoCaptionDataset, split_by_source
+from ..data.dataset import VideoCaptionDataset, pictures_of, split_by_source
 from ..data.manifest import load_manifest, manifest_hash
 from ..model.tokenizer import assert_same_vocabulary, tokenizer_for
 from ..model.training import Pairs, encode_clips
@@ -114,10 +114,10 @@ def _dataset(profile, data, by, deal, split, strategy, k, size):
 
 def _clips(dataset):
     "The pictures of all clips of a data set: uint8 (N, T, C, H, W)."
-    first = dataset.pictures(0)
+    first = pictures_of(dataset, 0)
     clips = first.new_empty(len(dataset), *first.shape)  # filled in place: no second copy of a whole split
     for i, clip in enumerate(clips):
-        clip.copy_(dataset.pictures(i))
+        clip.copy_(pictures_of(dataset, i))
     return clips
 
 
