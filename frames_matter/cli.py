@@ -290,8 +290,9 @@ def _told_reasons(reasons: list[tuple[int, str, str]], limit: int) -> list[str]:
         place = f" ({where}{', ...' if n > 1 else ''})" if where else ""
         lines.append(f"{n:>8}  {reason}{place}")
     if len(reasons) > limit:
-        others = len(reasons) - limit
-        lines.append(f"          and for {others} other reason{'s' if others > 1 else ''}, which clips.csv tells")
+        from frames_matter.data.manifest import other_reasons
+
+        lines.append(f"          {other_reasons(len(reasons) - limit)}")
     return lines
 
 # %% ../nbs/cli.ipynb #b941e7cf

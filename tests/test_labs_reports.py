@@ -229,6 +229,12 @@ def test_the_largest_change_is_said_where_the_seeds_allow_it(store):
     assert "3 seeds cannot tell from that of 90 % of tokens dropped in training" in said((0.001, 0.5, 0.3))
 
 
+def test_an_audit_without_switches_speaks_of_noise_alone(store):
+    store([r for r in audit_records() if not dict(r["spec"]).get("switches")])
+    runs = audit.AUDIT.load("mini")
+    assert audit.AUDIT.gist(runs) == "In pure noise the loss claims a find in 2 of 8 cases, recall in none."
+
+
 def test_half_an_audit_says_nothing(store):
     store([r for r in audit_records() if r["spec"]["protocol"] == "sound"])
     assert audit.AUDIT.sentence("mini") == "" and audit.AUDIT.write("mini") == ([], [])

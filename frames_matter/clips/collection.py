@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from ..data.manifest import reasons_of
+from ..data.manifest import other_reasons, reasons_of
 from ..model.tokenizer import ClipTokenizer, cut_captions
 from ..report.writers import enumeration
 
@@ -162,6 +162,5 @@ def left_out(tried: pd.DataFrame) -> str:
     by_reason = reasons_of(rejected)
     parts = [f"{reason} ({place if n == 1 else f'{place} and {n - 1} more'})" for n, reason, place in by_reason]
     others = len(parts) - _REASONS
-    reasons = "reasons" if others > 1 else "reason"
-    more = f"; and for {others} other {reasons}, which clips.csv tells" if others > 0 else ""
+    more = f"; {other_reasons(others)}" if others > 0 else ""
     return f"{len(rejected)} of {len(tried)} rows: {'; '.join(parts[:_REASONS])}{more}"

@@ -279,7 +279,7 @@ def tables_of(judgement: Judgement) -> dict[str, pd.DataFrame]:
 # %% ../../nbs/clips/judge.ipynb #51bea2e9
 def ways_in_words() -> str:
     "What every way of training that is tried changes."
-    return "".join(f"{way.title[0].upper()}{way.title[1:]}: {way.changes}. " for way in WAYS_TO_ADAPT.values()).strip()
+    return " ".join(f"{way.title[0].upper()}{way.title[1:]}: {way.changes}." for way in WAYS_TO_ADAPT.values())
 
 
 def notes_of(judgement: Judgement) -> dict[str, str]:

@@ -89,11 +89,13 @@ def model_card(judgement: Judgement, way: Way | None, setting: Setting | None, n
             f"Trained: {way.title}, on all {n} clips, with {how}, chosen inside them by cross-validation; multiplied "
             f"into the towers, so that the model is an ordinary ViCLIP."
         )
-    tables = {title: markdown(table) for title, table in tables_of(judgement).items() if title != "Which frames"}
-    before = "Of the model before it was trained, on all clips:" if way else "Of this model, on all clips:"
-    after = "Of training, on clips that it did not see; the model here was then trained on all of them:" if way else ""
-    scores = [say_before(judgement), before, tables.pop("Before any training"), say_training(judgement), after]
-    scores += [*tables.values(), *notes_of(judgement).values(), say_what_could_be_seen(judgement), advice(judgement)]
+    tables = {title: markdown(table) for title, table in tables_of(judgement).items()}
+    whose = "Of the model before it was trained, on all clips:" if way else "Of this model, on all clips:"
+    scores = [say_before(judgement), whose, tables["Before any training"], say_training(judgement)]
+    if way:
+        scores.append("Of training, on clips that it did not see; the model here was then trained on all of them:")
+    scores += [of["Does training help"] for of in (tables, notes_of(judgement)) if "Does training help" in of]
+    scores += [say_what_could_be_seen(judgement), advice(judgement)]
     summary = f"A ViCLIP for finding video clips by sentences, adapted to the data set `{judgement.profile.name}`."
     sections = {
         "Data": [f"{n} clips of {films} films. Licence: {source_of(judgement.profile).licence}."],

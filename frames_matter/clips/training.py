@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAYS_TO_ADAPT', 'TIMES_DEALT', 'Known', 'Adapted', 'cosines', 'Way', 'n_folds', 'why_not_judged', 'reciprocals',
-           'judge_once', 'judge_training', 'gain_of', 'mrr_of', 'clips_a_fold', 'table_training']
+           'judge_once', 'judge_training', 'gain_of', 'clips_a_fold', 'table_training']
 
 # %% ../../nbs/clips/training.ipynb #90067e50
 import json
@@ -241,19 +241,19 @@ def judge_training(clips: Known, folder: Path, what: Mapping[str, Any], progress
 def gain_of(judged_clips: pd.DataFrame, name: str) -> Estimate:
     "What one way finds more than the model as it comes, by the means of the folds."
     gain = judged_clips[name] - judged_clips.zero_shot
-    folds = judged_clips.assign(gain=gain).groupby(["repeat", "fold"])
+    folds = _folds(judged_clips.assign(gain=gain))
     held = float((folds.size() / folds.trained.first()).mean())
     return corrected(folds.gain.mean().to_numpy(), held)
 
 # %% ../../nbs/clips/training.ipynb #de0fc4fa
-def mrr_of(judged_clips: pd.DataFrame, name: str) -> float:
-    "MRR under one way, or `zero_shot`, in percent, both ways together: the mean of the folds, as `gain_of` takes it."
-    return 100 * float(judged_clips.groupby(["repeat", "fold"])[name].mean().mean())
+def _folds(judged_clips):
+    "The clips of each fold of each deal."
+    return judged_clips.groupby(["repeat", "fold"])
 
 
 def clips_a_fold(judged_clips: pd.DataFrame) -> float:
     "How many clips there are to choose from in a fold, on average."
-    return float(judged_clips.groupby(["repeat", "fold"]).size().mean())
+    return float(_folds(judged_clips).size().mean())
 
 
 def table_training(judged_clips: pd.DataFrame) -> pd.DataFrame:
@@ -270,6 +270,5 @@ def table_training(judged_clips: pd.DataFrame) -> pd.DataFrame:
         A row a way, as `judged` gives it, with MRR `before` and `after` in percent, on the same clips.
     """
     found = {way.title: gain_of(judged_clips, name) for name, way in WAYS_TO_ADAPT.items()}
-    after = {way.title: mrr_of(judged_clips, name) for name, way in WAYS_TO_ADAPT.items()}
-    table = judged(found).assign(before=mrr_of(judged_clips, "zero_shot"), after=pd.Series(after))
-    return table.rename_axis("way")
+    table, before = judged(found), 100 * float(_folds(judged_clips).zero_shot.mean().mean())
+    return table.assign(before=before, after=before + table.difference).rename_axis("way")

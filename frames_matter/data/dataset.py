@@ -184,16 +184,15 @@ class VideoCaptionDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> dict:
         row = self.rows.iloc[i]
-        return {"video": preprocess(_read(self, i), self.size), "caption": row.caption, "clip_id": row.clip_id}
+        return {"video": preprocess(_read(self, row), self.size), "caption": row.caption, "clip_id": row.clip_id}
 
 # %% ../../nbs/lessons/01_dataset.ipynb #83e26f6e
 def pictures_of(dataset: VideoCaptionDataset, i: int) -> torch.Tensor:
     "The frames of an item before they are normalised: uint8 (T, C, H, W)."
-    return pictures(_read(dataset, i))
+    return pictures(_read(dataset, dataset.rows.iloc[i]))
 
 
-def _read(dataset, i):
-    row = dataset.rows.iloc[i]
+def _read(dataset, row):
     return dataset._frames.read(row, stable_seed(dataset.seed, row.clip_id, dataset.epoch))
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'COUNTS', 'FOUND', 'SPLITS', 'UNITS', 'load_manifest', 'kept_rows', 'read_manifest', 'manifest_hash',
-           'portable_address', 'reasons_of', 'verify', 'manifest_differences']
+           'portable_address', 'reasons_of', 'other_reasons', 'verify', 'manifest_differences']
 
 # %% ../../nbs/data/manifest.ipynb #becb8f8b
 import os
@@ -184,6 +184,11 @@ def reasons_of(rejected: pd.DataFrame) -> list[tuple[int, str, str]]:
         reason, where = reason_and_place(row.reason if isinstance(row.reason, str) else "")
         found.setdefault(reason, []).append(where or str(row.clip_id))
     return sorted(((len(places), reason, places[0]) for reason, places in found.items()), key=lambda entry: -entry[0])
+
+
+def other_reasons(n: int) -> str:
+    "That there are n reasons more than were told, and where they stand."
+    return f"and for {n} other reason{'s' if n > 1 else ''}, which clips.csv tells"
 
 # %% ../../nbs/data/manifest.ipynb #e9bb403c
 def verify(profile: Profile) -> list[str]:

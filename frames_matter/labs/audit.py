@@ -384,13 +384,15 @@ def audit_gist(runs: pd.DataFrame) -> str:
     for name, of_headline in _in_their_order(runs):
         for switch in _changes(of_headline)[1].columns[:1]:
             moved.setdefault(SWITCHES[switch], []).append(name)
-    most = enumeration([f"“{defect}” ({'; '.join(names)})" for defect, names in moved.items()])
+    most = [f"“{defect}” ({'; '.join(names)})" for defect, names in moved.items()]
     canary = table_canary(runs)
     finds, wrong = int((~canary["finds nothing"]).sum()), int((~canary["recall is chance"]).sum())
     noise = (
         f"in pure noise the loss claims a find in {finds or 'none'} of {len(canary)} cases, recall in {wrong or 'none'}"
     )
-    return f"The defect that moves the published loss most: {most}; {noise}."
+    if not most:
+        return f"{noise[0].upper()}{noise[1:]}."
+    return f"The defect that moves the published loss most: {enumeration(most)}; {noise}."
 
 # %% ../../nbs/labs/audit.ipynb #40aaddfb
 def _largest_change(name: str, runs: pd.DataFrame) -> str:

@@ -211,10 +211,15 @@ def table_frames_recall(runs: pd.DataFrame) -> pd.DataFrame:
     return compared(asked, source_videos(runs), pair=_by_draw).rename_axis("look")
 
 
+def _strategies_against_uniform(runs: pd.DataFrame) -> pd.DataFrame:
+    "Of `table_frames_recall` the rows of strategies, without those of broken films."
+    recalls = table_frames_recall(runs)
+    return recalls[~recalls.index.isin(BROKEN)]
+
+
 def frames_gist(runs: pd.DataFrame) -> str:
     "Which strategies are better than uniform frames, and which worse."
-    recalls = table_frames_recall(runs)
-    strategies = recalls[~recalls.index.isin(BROKEN)].rename(shown_in_words())
+    strategies = _strategies_against_uniform(runs).rename(shown_in_words())
     told = in_short(strategies, "better than uniform ones in points of MRR")
     return f"Of {len(strategies)} other ways to take frames, {told}."
 
@@ -223,9 +228,7 @@ def frames_answer(runs: pd.DataFrame) -> str:
     "What the frames decide, from the runs there are; empty unless uniform and mean frames were shown."
     if not {"uniform", "mean"} <= set(runs.look):
         return ""
-    recalls = table_frames_recall(runs)
-    strategies = recalls[~recalls.index.isin(BROKEN)]
-    table = table_frames(runs)
+    strategies, table = _strategies_against_uniform(runs), table_frames(runs)
     said = [_verdict_sentence(strategies, verdict) for verdict in LOOK_VERDICTS]
     return " ".join(filter(None, [*said, _untold_sentence(strategies), _order_sentence(table)]))
 

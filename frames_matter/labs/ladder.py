@@ -468,21 +468,23 @@ def ladder_answer(runs: pd.DataFrame) -> str:
     zero = runs.method == "zero_shot"
     if not zero.any() or zero.all():
         return ""
-    table = table_ladder(runs)
-    by_clips = table[table.index.get_level_values("rung") != TITLES["zero_shot"]].groupby("clips")
+    by_clips = _by_clips(table_ladder(runs))
     return " ".join(_size_sentence(clips, rows.droplevel("clips")) for clips, rows in by_clips)
 
 
 def ladder_gist(runs: pd.DataFrame) -> str:
     "Which rungs are better than zero-shot and which worse, by number of clips."
-    table = _of_difference(table_ladder(runs))
-    by_clips = table[table.index.get_level_values("rung") != TITLES["zero_shot"]].groupby("clips")
+    better = "better than zero-shot in points of MRR"
     return " ".join(
-        f"Of {len(rows)} ways to spend {clips} clips, "
-        f"{in_short(rows.droplevel('clips'), 'better than zero-shot in points of MRR')}."
-        for clips, rows in by_clips
+        f"Of {len(rows)} ways to spend {clips} clips, {in_short(_of_difference(rows.droplevel('clips')), better)}."
+        for clips, rows in _by_clips(table_ladder(runs))
         if clips
     )
+
+
+def _by_clips(table):
+    "All rungs but zero-shot, by number of clips."
+    return table[table.index.get_level_values("rung") != TITLES["zero_shot"]].groupby("clips")
 
 
 def _size_sentence(clips: int, rows: pd.DataFrame) -> str:

@@ -303,12 +303,12 @@ def loss_answer(runs: pd.DataFrame) -> str:
 def loss_gist(runs: pd.DataFrame) -> str:
     "In how many kinds of batch H-NAC finds more than InfoNCE, beside what the control shows."
     asked = table_loss_questions(runs)
+    if "H-NAC against InfoNCE" not in asked.index.unique("question"):
+        return ""
     control = asked.loc[SEES].iloc[0]
     seen = f"a mask that knows the false negatives finds {control.difference:+.1f} points of MRR in the control"
     if control.verdict != BETTER:
         seen = "but the control shows that this laboratory could not see it"
-    if "H-NAC against InfoNCE" not in asked.index.unique("question"):
-        return ""
     verdicts = asked.loc["H-NAC against InfoNCE"].verdict
     better, worse, same = (f"{n}" if (n := int((verdicts == of).sum())) else "none" for of in (BETTER, WORSE, SAME))
     return (

@@ -46,14 +46,15 @@ def figure_on_page(figure: Figure, folder: str = "figures") -> str:
     folder : str
         Where its files are, from the page.
     """
-    words = figure.caption.rstrip(".")
-
-    def in_box(box: str, name: str) -> str:
-        return f'::: {{.{box}}}\n![{words}.]({folder}/{name}.svg){{fig-alt="{words}."}}\n:::'
-
+    address, words = f"{folder}/{figure.name}", figure.caption.rstrip(".")
     if not figure.on_a_telephone:
-        return in_box("figure-box", figure.name)
-    return "\n\n".join([in_box("on-a-page", figure.name), in_box("on-a-telephone", f"{figure.name}-narrow")])
+        return _in_box("figure-box", address, words)
+    return "\n\n".join([_in_box("on-a-page", address, words), _in_box("on-a-telephone", f"{address}-narrow", words)])
+
+
+def _in_box(box: str, address: str, words: str) -> str:
+    "A picture with its caption, which is also its alternative text."
+    return f'::: {{.{box}}}\n![{words}.]({address}.svg){{fig-alt="{words}."}}\n:::'
 
 
 def draw_for_site(figure: Figure, folder: Path) -> bool:
@@ -260,7 +261,7 @@ def _bench_picture(caption: str, name: str, pages: Path) -> str:
     "A picture of a benchmark among the site's figures, in a box."
     (pages / "figures").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(project_root() / "results" / "bench" / f"{name}.svg", pages / "figures" / f"bench-{name}.svg")
-    return f'::: {{.figure-box}}\n![{caption}.](figures/bench-{name}.svg){{fig-alt="{caption}."}}\n:::'
+    return _in_box("figure-box", f"figures/bench-{name}", caption)
 
 # %% ../../nbs/report/site.ipynb #51e00001
 BY_HAND = ("judge",)  # pages among the results that nothing here writes
