@@ -8,6 +8,8 @@ __all__ = ['FLOOR', 'CURVES', 'DOT_COLOURS', 'GAP_DOTS', 'Evidence', 'plot_curve
 
 # %% ../../nbs/report/figures.ipynb #7b2afc06
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ from ..data.manifest import manifest_hash, read_manifest
 from ..data.sources import source_of
 from ..model.catalogue import HEADS, LOSSES
 from .reader import STUDY, as_runs, load_records, published
-from .style import COLOURS, abreast, empty_figure, log_axis, mark_of, styled, subplots
+from .style import COLOURS, abreast, empty_figure, is_narrow, log_axis, mark_of, styled, subplots
 from frames_matter.report.tables import (
     FIRST,
     PROTOCOL_NAMES,
@@ -71,38 +73,51 @@ def _curves_of_study(phase: str, protocol: str, loss: str, other: str) -> list[d
     return [run for run in published()["runs"] if (run["phase"], run["loss"], run[field]) == (phase, loss, other)]
 
 # %% ../../nbs/report/figures.ipynb #f1600011
-def _panels(runs: pd.DataFrame, phase: str, columns: list[str]) -> dict[tuple[str, str], list[tuple]]:
-    "Rows by protocol and loss, each with the runs of every column, ours and the study's; no row in which nothing is."
-    field, _ = VARIES[phase]
+class _Panel(NamedTuple):
+    "Where the curves of a cell stand and what they are: the runs, ours and the study's."
+
+    row: str
+    column: str
+    runs: pd.DataFrame
+    of_study: list[dict]
+
+
+def _panels(runs: pd.DataFrame, phase: str) -> list[_Panel]:
+    "A panel for each cell that has runs: a row is a protocol's loss; on a telephone a column is a loss."
+    field, registry = VARIES[phase]
     with_study = is_beside_study(runs)
     losses = in_order([*(loss for loss, _ in published_losses(phase) if with_study), *runs.loss], LOSSES)
-    rows = {}
-    for protocol, loss in [(protocol, loss) for protocol in PROTOCOL_NAMES for loss in losses]:
-        own = runs_with(runs, protocol=protocol, loss=loss)
-        of_study = [_curves_of_study(phase, protocol, loss, c) if with_study else [] for c in columns]
-        row = [(runs_with(own, **{field: c}), curves) for c, curves in zip(columns, of_study, strict=True)]
-        if any(len(of_cell) or curves for of_cell, curves in row):
-            rows[protocol, loss] = row
-    return rows
+    panels = []
+    for protocol, loss, other in product(PROTOCOL_NAMES, losses, in_order(runs[field], registry)):
+        own = runs_with(runs, protocol=protocol, loss=loss, **{field: other})
+        of_study = _curves_of_study(phase, protocol, loss, other) if with_study else []
+        if len(own) or of_study:
+            down, across = f"{title_of(loss, LOSSES)} loss", _cell_title(other, phase)
+            down, across = (across, down) if is_narrow() else (down, across)
+            panels.append(_Panel(f"{protocol} protocol\n{down}", across, own, of_study))
+    return panels
 
 
-def _column_title(name: str, phase: str) -> str:
+def _cell_title(name: str, phase: str) -> str:
     return name.replace("_", " ") if phase == "second_improvement" else title_of(name, HEADS)
 
 
-def _label_curves(fig: MatplotlibFigure, axes: np.ndarray, rows: dict, titles: list[str]) -> None:
+def _label_curves(axes: np.ndarray, rows: list[str], columns: list[str]) -> None:
     "What rows and columns are, on the first panel of each that is shown."
-    for (protocol, loss), line in zip(rows, axes, strict=True):
+    for name, line in zip(rows, axes, strict=True):
         first = next(ax for ax in line if ax.get_visible())
         log_axis(first.yaxis)
-        first.set_ylabel(f"{protocol} protocol\n{title_of(loss, LOSSES)} loss")
-    for title, column in zip(titles, axes.T, strict=True):
+        first.set_ylabel(name)
+    for name, column in zip(columns, axes.T, strict=True):
         shown = [ax for ax in column if ax.get_visible()]
-        shown[0].set_title(title)
+        shown[0].set_title(name)
         shown[-1].set_xlabel("epoch")
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _curves_legend(fig: MatplotlibFigure, with_study: bool) -> None:
     handles = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in CURVES.values()]
-    if any(of_study for row in rows.values() for _, of_study in row):
+    if with_study:
         handles.append(Line2D([], [], color=COLOURS["grey"], lw=0.8, ls="--", label="the study's own runs"))
     fig.legend(handles=handles, loc="outside upper right", ncols=abreast(3))
 
@@ -124,20 +139,23 @@ def plot_curves(
     -------
     matplotlib.figure.Figure or None
         A row for each protocol and loss, a column for each architecture or strategy; None where the phase was not run.
+        On a telephone a row for each protocol and architecture or strategy, a column for each loss.
     """
-    runs = runs_with(as_runs(runs), **(FIRST if phase == "first_improvement" else SECOND))
-    field, registry = VARIES[phase]
-    columns = in_order(runs[field], registry)
-    panels = _panels(runs, phase, columns)
+    panels = _panels(runs_with(as_runs(runs), **(FIRST if phase == "first_improvement" else SECOND)), phase)
     if not panels:
         return None
-    size = (3.4 if len(columns) < 3 else 1.75) * len(columns) + 1, 1.6 * len(panels) + 0.6
-    fig, axes = subplots(len(panels), len(columns), figsize=size, squeeze=False, sharex=True, sharey="row")
-    for line, of_row in zip(axes, panels.values(), strict=True):
-        for ax, (own, of_study) in zip(line, of_row, strict=True):
-            ax.set_visible(bool(len(own) or of_study))
-            _draw_curves(ax, own, of_study)
-    _label_curves(fig, axes, panels, [_column_title(column, phase) for column in columns])
+    rows = list(dict.fromkeys(panel.row for panel in panels))
+    columns = list(dict.fromkeys(panel.column for panel in panels))
+    size = (3.4 if len(columns) < 3 else 1.75) * len(columns) + 1, 1.6 * len(rows) + 0.6
+    fig, axes = subplots(len(rows), len(columns), figsize=size, squeeze=False, sharex=True, sharey="row")
+    for ax in axes.flat:
+        ax.set_visible(False)
+    for panel in panels:
+        ax = axes[rows.index(panel.row), columns.index(panel.column)]
+        ax.set_visible(True)
+        _draw_curves(ax, panel.runs, panel.of_study)
+    _label_curves(axes, rows, columns)
+    _curves_legend(fig, any(panel.of_study for panel in panels))
     return fig
 
 # %% ../../nbs/report/figures.ipynb #f1600004
@@ -392,20 +410,21 @@ def _sheet_timeline(ax: Axes, indices: Iterable[int], n: int, fps: float, eviden
 
 
 def _sheet_row(
-    grid: GridSpec, row: int, name: str, frames: np.ndarray, indices: np.ndarray | None, clip: Any, evidence: Evidence
+    grid: GridSpec, top: int, name: str, frames: np.ndarray, indices: np.ndarray | None, clip: Any, evidence: Evidence
 ) -> None:
     "What one strategy sees: its frames, and below them the timeline; `indices` is None of a blend of all frames."
     n, fig = len(clip), grid.figure
-    for column, frame in enumerate(frames):
-        ax = fig.add_subplot(grid[2 * row, column])
-        when = "all frames" if indices is None else f"{indices[column] / clip.timeline.fps:.1f} s"
-        moment = None if indices is None else indices[column] / n
+    for i, frame in enumerate(frames):
+        line, column = divmod(i, grid.ncols)
+        ax = fig.add_subplot(grid[top + line, column])
+        when = "all frames" if indices is None else f"{indices[i] / clip.timeline.fps:.1f} s"
+        moment = None if indices is None else indices[i] / n
         telling = moment is not None and any(start <= moment < end for start, end in evidence)
         _sheet_frame(ax, frame, when, telling)
-        if column == 0:
+        if i == 0:
             words = name.replace("_", "\n")
             ax.set_ylabel(words, rotation=0, ha="right", va="center", fontweight="bold", labelpad=8)
-    timeline = fig.add_subplot(grid[2 * row + 1, :])
+    timeline = fig.add_subplot(grid[top + ceil(len(frames) / grid.ncols), :])
     _sheet_timeline(timeline, range(n) if indices is None else indices, n, clip.timeline.fps, evidence)
 
 # %% ../../nbs/report/figures.ipynb #4aae6625
@@ -420,6 +439,8 @@ def contact_sheet(
     evidence: Evidence = (),
 ) -> MatplotlibFigure:
     """What each strategy sees of a clip: its frames in order with their times, above a line from start to end.
+
+    On a telephone the frames of a strategy stand on lines of four.
 
     Parameters
     ----------
@@ -442,11 +463,13 @@ def contact_sheet(
 
     names = [s.name for s in SAMPLERS.values() if s.grid] if strategies is None else list(strategies)
     clip = VideoFile(path, size, count=True)  # whatever film it is, its frames are those that are shown
-    fig = empty_figure(1.08 * k + 1.3, 1.62 * len(names) + 0.5)
-    grid = fig.add_gridspec(2 * len(names), k, height_ratios=[1, 0.2] * len(names))
+    beside = abreast(k, on_a_telephone=4)
+    lines, side = ceil(k / beside), 0.72 if is_narrow() else 1.08  # of frames, inches of each
+    fig = empty_figure(side * beside + 1.3, (lines * (side + 0.18) + 0.36) * len(names) + 0.5)
+    grid = fig.add_gridspec((lines + 1) * len(names), beside, height_ratios=[*[1] * lines, 0.2] * len(names))
     for row, name in enumerate(names):
         frames, indices = take_frames(clip, name, k, seed), clip_indices(clip, name, k, seed)
-        _sheet_row(grid, row, name, frames, indices, clip, evidence)
+        _sheet_row(grid, row * (lines + 1), name, frames, indices, clip, evidence)
     if title:
         fig.suptitle(title, fontsize=9.5, wrap=True)
     return fig
@@ -539,14 +562,9 @@ def study_figures(runs: str | Profile | pd.DataFrame = "mini", profile: str | Pr
     second = "second_improvement"
     return [
         Figure("answer", dots, lambda: plot_answer(runs), in_readme=False),
-        Figure("contact_sheet", sheet, lambda: _draw_contact_sheet(profile, runs), on_a_telephone=False),
+        Figure("contact_sheet", sheet, lambda: _draw_contact_sheet(profile, runs)),
         Figure("curves_first_improvement", curves.format("first"), lambda: plot_curves(runs)),
-        Figure(
-            "curves_second_improvement",
-            curves.format("second"),
-            lambda: plot_curves(runs, second),
-            on_a_telephone=False,
-        ),
+        Figure("curves_second_improvement", curves.format("second"), lambda: plot_curves(runs, second)),
         Figure("similarity", cosines, lambda: _draw_similarity(profile)),
         Figure("gap", gap, lambda: plot_gap(runs)),
     ]

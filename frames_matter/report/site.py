@@ -47,8 +47,6 @@ def figure_on_page(figure: Figure, folder: str = "figures") -> str:
         Where its files are, from the page.
     """
     address, words = f"{folder}/{figure.name}", figure.caption.rstrip(".")
-    if not figure.on_a_telephone:
-        return _in_box("figure-box", address, words)
     return "\n\n".join([_in_box("on-a-page", address, words), _in_box("on-a-telephone", f"{address}-narrow", words)])
 
 
@@ -61,9 +59,8 @@ def draw_for_site(figure: Figure, folder: Path) -> bool:
     "Draw a figure in its layouts; one whose material is not here stays as it is. Whether its files are there."
     if (drawn := figure.draw()) is not None:
         save_figure(drawn, folder / f"{figure.name}.svg")
-        if figure.on_a_telephone:
-            with narrow():
-                save_figure(figure.draw(), folder / f"{figure.name}-narrow.svg")
+        with narrow():
+            save_figure(figure.draw(), folder / f"{figure.name}-narrow.svg")
     return (folder / f"{figure.name}.svg").is_file()
 
 # %% ../../nbs/report/site.ipynb #d0b6e8c8

@@ -213,15 +213,12 @@ class Figure:
         Draws it when it is written; None where the material is not on this machine, and the file stays as it is.
     in_readme : bool
         Whether the page of a profile's results shows it below the tables.
-    on_a_telephone : bool
-        Whether it has a layout for a narrow page; one that has none is shown wide there, in a box that scrolls.
     """
 
     name: str
     caption: str
     draw: Callable[[], MatplotlibFigure | None]
     in_readme: bool = True
-    on_a_telephone: bool = True
 
 # %% ../../nbs/report/writers.ipynb #9ab821dd
 def write_table(profile: Profile, table: Table, whose: str) -> list[Path]:
