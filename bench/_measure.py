@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from frames_matter.base.errors import UserError
-from frames_matter.base.files import atomic_path, atomic_write, project_root
+from frames_matter.base.files import atomic_write, project_root
 
 OURS = "frames_matter"  # among the ways of a stage
 FOLDER = project_root() / "results" / "bench"
@@ -197,7 +197,8 @@ counts are the ratios of one row, not seconds of two rows that were measured at 
 {chr(10).join([*commands, *beside])}
 {"".join(f"{chr(10)}{figure}{chr(10)}" for figure in figures)}"""
     atomic_write(FOLDER / "README.md", text)
-    _draw([of for record in records() for of in record["stages"]])
+    stages = [of for record in records() for of in record["stages"]]
+    draw_figure("times", lambda: _times(stages))
 
 
 def _told(ways: Mapping[str, Mapping[str, float]]) -> str:
@@ -228,12 +229,22 @@ def _circumstances(record: Mapping[str, Any]) -> str:
     return f"{record['machine']}; {busy}; {versions}."
 
 
-def _draw(stages: list[dict]) -> None:
-    import matplotlib.pyplot as plt  # here, as benchmarks run where it is not installed, too
+def draw_figure(name: str, draw: Callable[[], Any]) -> None:
+    "Draw a figure of the benchmarks for a page and for a telephone, in the report's style."
+    from frames_matter.report.site import (
+        draw_for_site,  # here, as benchmarks run where matplotlib is not installed, too
+    )
+    from frames_matter.report.style import styled
+    from frames_matter.report.writers import Figure
 
-    from frames_matter.report.style import COLOURS
+    draw_for_site(Figure(name, "", styled(draw)), FOLDER)
 
-    fig, ax = plt.subplots(figsize=(8, 0.4 * len(stages) + 1.2), layout="constrained")
+
+def _times(stages: list[dict]) -> Any:
+    "The peers and limits of every stage, in times of ours."
+    from frames_matter.report.style import COLOURS, abreast, subplots
+
+    fig, ax = subplots(1, 1, figsize=(8, 0.4 * len(stages) + 1.2))
     for y, of in enumerate(stages):
         peers = [row["times_ours"] for way, row in of["ways"].items() if way != OURS]
         limits = [row["times_ours"] for row in of.get("limit", {}).values()]
@@ -244,7 +255,5 @@ def _draw(stages: list[dict]) -> None:
     ax.axvline(1, color=COLOURS["grey"], ls="--", lw=1)
     ax.set(xscale="log", yticks=range(len(stages)), yticklabels=[of["stage"] for of in stages])
     ax.set(xlabel="in times of what it takes here: right of the line it takes longer", ylim=(len(stages) - 0.5, -0.5))
-    fig.legend(loc="outside upper right", ncols=2)
-    with atomic_path(FOLDER / "times.svg") as tmp:
-        fig.savefig(tmp, metadata={"Date": None})
-    plt.close(fig)
+    fig.legend(loc="outside upper right", ncols=abreast(2))
+    return fig

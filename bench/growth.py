@@ -26,11 +26,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from _measure import FOLDER, in_own_process, load, peak_gb, write_record
+from _measure import draw_figure, in_own_process, load, peak_gb, write_record
 from _script import run_script
+from matplotlib.figure import Figure
 
 from frames_matter.base.errors import UserError, choose
-from frames_matter.base.files import atomic_path
 from frames_matter.base.profiles import data_dir, get_profile
 from frames_matter.clips.nearest import cosines_of_normal, rank_exactly
 from frames_matter.data.build import build_dataset
@@ -42,6 +42,7 @@ from frames_matter.model.protocols import PROTOCOLS
 from frames_matter.model.tokenizer import tokenizer_for
 from frames_matter.model.training import Pairs, Step, Training, train_epoch, trainable_parameters
 from frames_matter.model.weights import load_viclip
+from frames_matter.report.style import COLOURS, is_narrow, mark_of, subplots
 from frames_matter.video.kept import FrameCache, read_kept
 from frames_matter.video.sampling import SAMPLERS
 
@@ -168,19 +169,16 @@ def grown(name: str, sizes: list[int]) -> dict:
     return found
 
 
-def draw(found: list[dict]) -> None:
-    "Seconds over sizes, a line a step."
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for one in found:
+def seconds_over_sizes(found: list[dict]) -> Figure:
+    "A line a step."
+    fig, ax = subplots(1, 1, figsize=(8, 4.5))
+    for one, colour in zip(found, itertools.cycle(COLOURS.values()), strict=False):
         sizes, seconds = zip(*((row["n"], row["seconds"]) for row in one["rows"]), strict=True)
-        ax.plot(sizes, seconds, "o-", label=f"{one['step']} (exponent {one.get('exponent')})")
+        label = f"{one['step']} (exponent {one.get('exponent')})"
+        ax.plot(sizes, seconds, color=colour, marker=mark_of(colour), label=label)
     ax.set(xscale="log", yscale="log", xlabel="clips or captions", ylabel="seconds")
-    fig.legend(loc="outside right upper")
-    with atomic_path(FOLDER / "growth.svg") as tmp:
-        fig.savefig(tmp, metadata={"Date": None})
-    plt.close(fig)
+    fig.legend(loc="outside upper right" if is_narrow() else "outside right upper")
+    return fig
 
 
 def sizes_of(name: str, clips: str, most: int) -> list[int]:
@@ -207,7 +205,7 @@ def main() -> None:
     found = [grown(name, sizes) for name in names if (sizes := sizes_of(name, args.clips, args.most))]
     keep = not args.only and args.most >= 10**6
     if keep:
-        draw(found)
+        draw_figure("growth", lambda: seconds_over_sizes(found))
     figure = {"growth.svg": "Seconds of each step over the number of clips or captions"}
     what = "one thread, each size once in a process of its own"
     write_record("growth", what, [], ("torch", "numpy", "av"), before, keep=keep, growth=found, figures=figure)

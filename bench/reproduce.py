@@ -17,12 +17,13 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from _measure import FOLDER, OURS, load, stage, watched, write_record
+from _measure import FOLDER, OURS, draw_figure, load, stage, watched, write_record
 from _script import run_script
+from matplotlib.figure import Figure
 
 from frames_matter.base.errors import UserError
-from frames_matter.base.files import atomic_path, project_root
-from frames_matter.report.style import COLOURS
+from frames_matter.base.files import project_root
+from frames_matter.report.style import COLOURS, subplots
 
 LESSON = re.compile(r"\[\d+/\d+\] (\S+) done in ([\d.]+) s")
 REST = "films, start, report"
@@ -64,11 +65,9 @@ def reproduced(commit: str, profile: str) -> dict:
     return {"commit": commit, "load": load(), **costs, "lessons": lessons, "runs": runs}
 
 
-def draw(now: dict, before: dict | None) -> None:
-    "Seconds of every lesson, of this commit and of the one before."
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(8, 3.5), layout="constrained")
+def seconds_of_lessons(now: dict, before: dict | None) -> Figure:
+    "A bar a lesson, of this commit and of the one before."
+    fig, ax = subplots(1, 1, figsize=(8, 3.5))
     shown = {"before": (before, COLOURS["grey"], -0.2), "now": (now, COLOURS["blue"], 0.2)}
     names = list(now["lessons"])
     for word, (of, colour, at) in shown.items():
@@ -81,9 +80,7 @@ def draw(now: dict, before: dict | None) -> None:
     ax.set(yticks=range(len(names)), yticklabels=names, xlabel="seconds")
     ax.invert_yaxis()
     fig.legend(loc="outside upper right")
-    with atomic_path(FOLDER / "reproduce.svg") as tmp:
-        fig.savefig(tmp, metadata={"Date": None})
-    plt.close(fig)
+    return fig
 
 
 def kept_before() -> dict | None:
@@ -112,7 +109,7 @@ def main() -> None:
     before = reproduced(git("rev-parse", args.before), args.profile) if args.before else kept_before() if keep else None
     now = reproduced(git("rev-parse", "HEAD"), args.profile)
     if keep:
-        draw(now, before)
+        draw_figure("reproduce", lambda: seconds_of_lessons(now, before))
     what = f"{os.cpu_count()} cores, films drawn anew, once each" + ("" if before else "; no earlier commit beside it")
     more = dict(now=now, before=before, figures={"reproduce.svg": "Seconds of every lesson, before and now"})
     write_record("reproduce", what, stages_of(now, before), ("torch", "av"), load_before, keep=keep, **more)

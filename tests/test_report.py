@@ -28,7 +28,7 @@ from frames_matter.report.figures import (
 from frames_matter.report.reader import load_runs
 from frames_matter.report.readme import BRIEF, _in_brief, answer, report_study, write_readme
 from frames_matter.report.site import Finding, put_downloads, table_on_page, write_site
-from frames_matter.report.style import COLOURS, mark_of
+from frames_matter.report.style import COLOURS, NARROW, mark_of, narrow
 from frames_matter.report.survivors import read_tried, write_survivors
 from frames_matter.report.tables import (
     questions_of,
@@ -313,6 +313,20 @@ def test_figures_are_drawn_from_the_runs(runs):
     assert "H-NAC, cross-attention" in texts(drawn["gap"])
 
 
+def test_curves_on_a_telephone_are_the_same_with_a_column_a_loss(runs):
+    def curves(figure):
+        return sorted(tuple(line.get_ydata()) for ax in figure.axes for line in ax.lines)
+
+    on_a_page = plot_curves(runs, "second_improvement")
+    with narrow():
+        figure = plot_curves(runs, "second_improvement")
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert {ax.get_title("left") for ax in shown} == {"InfoNCE loss", "H-NAC loss", ""}
+    labels = [ax.get_ylabel() for ax in shown if ax.get_ylabel()]
+    assert labels == [f"{protocol} protocol\n{name}" for protocol in ("published", "sound") for name in STUDIED]
+    assert figure.get_size_inches()[0] == NARROW and curves(figure) == curves(on_a_page)
+
+
 def test_every_run_is_a_dot(runs):
     left, right = plot_answer(runs).axes
     for ax, protocol in ((left, "published"), (right, "sound")):
@@ -496,12 +510,13 @@ def test_every_picture_of_the_benchmarks_is_on_their_page(home, site, runs):
     bench.mkdir(parents=True)
     pictures = "![Ratios](times.svg)\n\n| stage |\n| --- |\n| one |\n\nHow.\n\n![Seconds](growth.svg)\n"
     (bench / "README.md").write_text(f"# Benchmarks\n\nWhat.\n\n{pictures}")
-    for name in ("times", "growth"):
+    for name in ("times", "times-narrow", "growth", "growth-narrow"):
         (bench / f"{name}.svg").write_text("<svg/>")
     for _ in range(2):
         write_site("mini", [])
         page = (site / "benchmarks.qmd").read_text()
         assert "![Ratios.](figures/bench-times.svg)" in page and "![Seconds.](figures/bench-growth.svg)" in page
+        assert "::: {.on-a-telephone}\n![Ratios.](figures/bench-times-narrow.svg)" in page
         assert not missing(site / "benchmarks.qmd") and page.index("| one |") < page.index("## How each")
 
 

@@ -24,6 +24,7 @@ from frames_matter.labs.registry import run_laboratories
 from frames_matter.report.figures import contact_sheet, plot_answer, plot_curves
 from frames_matter.data.manifest import load_manifest
 from frames_matter.report.reader import load_runs
+from frames_matter.report.style import narrow
 from frames_matter.report.tables import table_comparisons, table_sampling
 from frames_matter.study.grid import grid
 from frames_matter.study.runner import run_all
@@ -50,6 +51,10 @@ specs = grid(P, "second_improvement", progress=False)
 run_all([s for s in specs if s.sampling in ("uniform", "last8")], workers=1, progress=False)
 run_laboratories(P, ["frames"], progress=False)
 runs, looks = load_runs(P), FRAMES.load(P)
+clip = load_manifest(P).path[0]
+sheet = contact_sheet(clip)
+with narrow():
+    on_a_telephone = contact_sheet(clip)
 print(json.dumps({
     "grid": sorted({s.protocol for s in specs if s.sampling == "last8"}),
     "order": list(dict.fromkeys(s.sampling for s in specs)),
@@ -57,7 +62,9 @@ print(json.dumps({
     "comparisons": names(table_comparisons(runs).index),
     "answer": texts(plot_answer(runs)),
     "curves": texts(plot_curves(runs, "second_improvement")),
-    "contact sheet": texts(contact_sheet(load_manifest(P).path[0])),
+    "contact sheet": texts(sheet),
+    "frames beside each other": [of.axes[0].get_gridspec().ncols for of in (sheet, on_a_telephone)],
+    "pictures and timelines": [len(of.axes) for of in (sheet, on_a_telephone)],
     "frames": names(show_frames(table_frames(looks)).index),
     "frames figure": texts(plot_frames(looks)),
 }))
@@ -76,6 +83,12 @@ def shown(home):
     done = subprocess.run([sys.executable, "-c", SEVENTH], env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_contact_sheet_of_a_telephone_has_lines_of_four(shown):
+    assert shown["frames beside each other"] == [8, 4]
+    on_a_page, on_a_telephone = shown["pictures and timelines"]
+    assert on_a_page == on_a_telephone
 
 
 def test_a_strategy_of_ones_own_is_in_the_grid(shown):

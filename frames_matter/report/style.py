@@ -8,6 +8,8 @@ __all__ = ['COLOURS', 'STYLE', 'NARROW', 'narrow', 'is_narrow', 'abreast', 'subp
 
 # %% ../../nbs/report/style.ipynb #338a0830
 import functools
+import io
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +47,29 @@ STYLE = {
     "svg.fonttype": "path",  # the same letters on every machine
     "svg.hashsalt": "frames_matter",  # the same names within the file, whenever it is drawn
 }
+
+# %% ../../nbs/report/style.ipynb #4631b81b
+_NOTHING_OF_THE_DAY = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+
+
+def _svg_of(fig: MatplotlibFigure) -> str:
+    "As one line, which a notebook keeps as it keeps a PNG."
+    drawn = io.StringIO()
+    with plt.rc_context(STYLE):
+        fig.savefig(drawn, format="svg", metadata=_NOTHING_OF_THE_DAY["svg"])
+    return drawn.getvalue().replace("\n", " ")
+
+
+class _SharpFigure(MatplotlibFigure):
+    "One that a notebook shows as SVG, sharp on any screen; matplotlib's own stay as they are."
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        if shell is not None:
+            formatters = shell.display_formatter.formatters
+            formatters["image/svg+xml"].for_type(_SharpFigure, _svg_of)
+            formatters["image/png"].for_type(_SharpFigure, lambda fig: None)
 
 # %% ../../nbs/report/style.ipynb #5e000004
 NARROW = 3.75  # inches: what a telephone shows at the size of its own letters
@@ -85,16 +110,16 @@ def subplots(*shape: int, **options: Any) -> tuple[MatplotlibFigure, Any]:
     Returns
     -------
     tuple
-        Figure and axes. The figure is closed, so that a notebook shows it once, where it is the value of a cell.
+        Figure and axes. The figure is closed, so that a notebook shows it once, as SVG, where it is a cell's value.
         Within `narrow` it is as wide as a telephone, and a row of panels becomes a column.
     """
     if _is_narrow.get():
         shape, options = _for_a_telephone(shape or (1, 1), options)
-    fig, axes = plt.subplots(*shape, layout="constrained", **options)
+    fig, axes = plt.subplots(*shape, FigureClass=_SharpFigure, layout="constrained", **options)
     plt.close(fig)
     return fig, axes
 
-
+# %% ../../nbs/report/style.ipynb #216d9b51
 def _for_a_telephone(shape: Sequence[int], options: dict[str, Any]) -> tuple[tuple[int, ...], dict[str, Any]]:
     rows, columns = shape
     height = options.get("figsize", plt.rcParams["figure.figsize"])[1]
@@ -106,7 +131,8 @@ def _for_a_telephone(shape: Sequence[int], options: dict[str, Any]) -> tuple[tup
 
 def empty_figure(width: float, height: float) -> MatplotlibFigure:
     "A figure of so many inches without axes yet, closed and laid out as by `subplots`."
-    fig = plt.figure(figsize=(NARROW if is_narrow() else width, height), layout="constrained")
+    size = NARROW if is_narrow() else width, height
+    fig = plt.figure(figsize=size, FigureClass=_SharpFigure, layout="constrained")
     plt.close(fig)
     return fig
 
@@ -201,9 +227,6 @@ def log_axis(axis: Axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 # %% ../../nbs/report/style.ipynb #5e000008
-_NOTHING_OF_THE_DAY = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-
-
 def save_figure(fig: MatplotlibFigure, path: str | Path) -> None:
     """Write a PNG or SVG whose bytes depend on the figure alone.
 
