@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
-from scipy.special import stdtrit
-from scipy.stats import norm
+from scipy.special import ndtri, stdtrit
 
 from ..base.errors import UserError
 from .retrieval import as_array
@@ -107,11 +105,16 @@ def mean_squares(d: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, ...]:
     return mean, by_video, by_seed, rest
 
 # %% ../../nbs/metrics/stats.ipynb #4274e61d
+def _normal(p: Any) -> Any:
+    "A normal that is exceeded with a chance of p; as `scipy.stats.norm.isf`, without its half second of importing."
+    return -ndtri(p)
+
+
 def _student(p: Any, freedom: int) -> Any:
     "Student's t that is exceeded with a chance of p; as `scipy.stats.t.isf`, without its checks of every call."
     return -stdtrit(freedom, p)
 
-
+# %% ../../nbs/metrics/stats.ipynb #0bf58141
 @dataclass(frozen=True)
 class Estimate:
     """A mean, and what is known of its error.
@@ -161,6 +164,8 @@ class Estimate:
         def short(exponent: float) -> float:
             return float(self.quantile(10.0**exponent)) - abs(t)
 
+        from scipy.optimize import brentq  # every process that runs something imports this page, and few ask
+
         least, most = -15.0, np.log10(0.5)  # what is less likely than the first counts as impossible
         p = 10 ** brentq(short, least, most) if short(least) > 0 else 0.0
         return p if t >= 0 else 1 - p
@@ -206,7 +211,7 @@ def estimate(d: np.ndarray, groups: np.ndarray, seeds: int) -> Estimate:
     return Estimate(mean, se, videos, share, seeds if random else 0, told, seeds, answers)
 
 # %% ../../nbs/metrics/stats.ipynb #61c3819f
-def wilson(share: float, n: float, z: float = norm.isf(0.025)) -> tuple[float, float]:
+def wilson(share: float, n: float, z: float = _normal(0.025)) -> tuple[float, float]:
     """Wilson's interval for a share of n independent answers. Wilson (1927).
 
     Parameters
@@ -312,7 +317,7 @@ def detectable(
     questions: int = 1,
     power: float = 0.8,
     level: float = 0.05,
-    quantile: Callable[[float], Any] = norm.isf,
+    quantile: Callable[[float], Any] = _normal,
 ) -> float | np.ndarray:
     """The smallest true difference that such a set-up would have found with this power.
 
