@@ -251,7 +251,7 @@ def wheel():
         print(f"{built.name}: {built.stat().st_size / 1e6:.1f} MB")
         sh(sys.executable, "-m", "venv", d / "env")
         python, command = d / "env" / "bin" / "python", d / "env" / "bin" / "frames-matter"
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
         sh(*install, built, "-c", ROOT / "constraints.txt", env=env)
         elsewhere = d / "elsewhere"
         elsewhere.mkdir()

@@ -5,10 +5,12 @@ import copy
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure as MatplotlibFigure
 
 from frames_matter.base.errors import UserError
 from frames_matter.base.files import checkout_id
@@ -156,6 +158,17 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def runs(home):
     return home.keep(invented())
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch):
+    "A figure's file holds the values that it shows: a picture takes a second, and the style has a test of its own."
+
+    def values_of(figure, path, **_):
+        shown = [(ax.get_title("left"), [line.get_xydata().tolist() for line in ax.lines]) for ax in figure.axes]
+        Path(path).write_text(json.dumps(shown), encoding="utf-8")
+
+    monkeypatch.setattr(MatplotlibFigure, "savefig", values_of)
 
 
 def table_names(tables):
