@@ -14,7 +14,7 @@ from frames_matter.base.errors import UserError
 from frames_matter.model.heads import FusionTransformer
 from frames_matter.model.training import pairwise_similarity
 
-CLIPS, ROUNDS, PAIRS = 240, 5, 512
+CLIPS, ROUNDS, PAIRS = 240, 5, 720
 WIDTHS = {128: CLIPS, 768: 48}  # viclip-nano's and ViCLIP-L's, and how many clips and captions
 
 

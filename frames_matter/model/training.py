@@ -36,7 +36,7 @@ from .viclip import ViCLIP
 
 # %% ../../nbs/model/training.ipynb #30a3379f
 def pairwise_similarity(
-    head: nn.Module | None, video: torch.Tensor, text: torch.Tensor, chunk: int = 512
+    head: nn.Module | None, video: torch.Tensor, text: torch.Tensor, chunk: int = 720
 ) -> torch.Tensor:
     """Score every caption against every clip through the head.
 

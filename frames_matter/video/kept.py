@@ -210,12 +210,11 @@ def read_kept(
         return read_clip(path, strategy, k, size, seed, mode)
     taken = dict(strategy=strategy.name, k=k, size=size, mode=mode, seed=seed if strategy.draws else 0)
     name = _named(path, identity, **taken) if _comes_with_package(strategy) else ""
-    if name and (kept := cache.get(name, None)) is not None:
+    if name and not strategy.indices and (kept := cache.get(name, None)) is not None:
         return kept.copy()
     every = _every_frame(cache, path, identity, size, mode)
     if every is not None:
-        small = _named(path, identity, small=SMALL_SIZE)
-        clip = _AllFrames(every, lambda: cache.get(small, lambda: read_small_frames(path)))
+        clip = _AllFrames(every, lambda: _small_frames(cache, path, identity))
         if strategy.indices or not name:
             return take_frames(clip, strategy, k, seed)
         return cache.get(name, lambda: take_frames(clip, strategy, k, seed)).copy()  # to look or to blend takes longer
@@ -227,6 +226,10 @@ def read_kept(
 def _comes_with_package(strategy: Strategy) -> bool:
     does = strategy.indices or strategy.choose or strategy.blend
     return getattr(does, "__module__", "") == take_frames.__module__
+
+
+def _small_frames(cache: FrameCache, path: str | Path, identity: str) -> np.ndarray:
+    return cache.get(_named(path, identity, small=SMALL_SIZE), lambda: read_small_frames(path))
 
 
 def _every_frame(cache: FrameCache, path: str | Path, identity: str, size: int, mode: str) -> np.ndarray | None:

@@ -185,7 +185,7 @@ def _filled(strategy, indices, n_frames, k):
             f"Strategy {strategy.name!r} must give frame numbers from 0 to {n_frames - 1} in the order of time, "
             f"not {indices.tolist()}."
         )
-    return np.pad(indices, (0, k - len(indices)), mode="edge")
+    return np.concatenate([indices, np.repeat(indices[-1:], k - len(indices))])
 
 
 def _check_counts(n_frames, k):
