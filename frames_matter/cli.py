@@ -251,9 +251,6 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
         raise UserError(f"--profile {profile} and --data {data} name two profiles; give one of them.")
     overrides, name = parse_overrides(override), profile or data or "mini"
     chosen = get_profile(name, **overrides)
-    from frames_matter.labs.registry import report as write_reports
-    from frames_matter.labs.registry import run_laboratories
-    from frames_matter.report.reproduction import compare_with_record
     from frames_matter.study.lessons import assert_ready, execute_lessons
 
     assert_ready(chosen)
@@ -266,8 +263,13 @@ def reproduce(profile: GivenProfile = "", override: Overrides = None, full: Full
             raise UserError(
                 "The laboratories need the ground truth of the mini world; run --full with the profile mini or smoke."
             )
+        from frames_matter.labs.registry import run_laboratories
+
         run_laboratories(chosen)
     execute_lessons(name, overrides)
+    from frames_matter.labs.registry import report as write_reports  # here: lessons need the memory that it takes
+    from frames_matter.report.reproduction import compare_with_record
+
     write_reports(chosen)
     said, is_within = compare_with_record(chosen)
     _say(said)

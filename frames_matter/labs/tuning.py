@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
 from ..base.errors import UserError
 from ..base.profiles import TEMPERATURE
@@ -65,7 +64,9 @@ def grouped_folds(videos: np.ndarray, n: int = FOLDS, seed: int = 0) -> list[np.
     names, number = np.unique(videos, return_inverse=True)
     if len(names) < n:
         raise UserError(f"{n} folds need clips of {n} source videos, and there are {len(names)}; take more videos.")
-    # GroupKFold balances the sizes, and deals what is of one size by number: so the numbers are shuffled
+    from sklearn.model_selection import GroupKFold  # loads slowly, and who only shows results deals no folds
+
+    # it balances the sizes, and deals what is of one size by number: so the numbers are shuffled
     shuffled = np.random.default_rng(stable_seed("folds", seed)).permutation(len(names))[number]
     return [held for _, held in GroupKFold(n).split(videos, groups=shuffled)]
 
