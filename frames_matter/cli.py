@@ -232,7 +232,7 @@ DataName = Annotated[
     ),
 ]
 
-
+# %% ../nbs/cli.ipynb #dc39c9cd
 @command(
     app,
     "frames-matter reproduce",
