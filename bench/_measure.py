@@ -242,18 +242,22 @@ def draw_figure(name: str, draw: Callable[[], Any]) -> None:
 
 def _times(stages: list[dict]) -> Any:
     "The peers and limits of every stage, in times of ours."
-    from frames_matter.report.style import COLOURS, abreast, subplots
+    from frames_matter.report.style import COLOURS, abreast, is_narrow, subplots
 
-    fig, ax = subplots(1, 1, figsize=(8, 0.4 * len(stages) + 1.2))
+    stages = [of for of in stages if len(of["ways"]) > 1 or of.get("limit")]
+    fig, ax = subplots(1, 1, figsize=(8, (0.6 if is_narrow() else 0.4) * len(stages) + 1.2))
     for y, of in enumerate(stages):
         peers = [row["times_ours"] for way, row in of["ways"].items() if way != OURS]
         limits = [row["times_ours"] for row in of.get("limit", {}).values()]
         ax.plot(peers, [y] * len(peers), "o", color=COLOURS["blue"])
         ax.plot(limits, [y] * len(limits), "|", color=COLOURS["orange"], ms=14, mew=3)
-    ax.plot([], [], "o", color=COLOURS["blue"], label="a peer, or the naive form")
-    ax.plot([], [], "|", color=COLOURS["orange"], ms=14, mew=3, label="the limit")
+    ax.plot([], [], "o", color=COLOURS["blue"], label="a peer, the naive form, or before")
+    ax.plot([], [], "|", color=COLOURS["orange"], ms=14, mew=3, label="the limit: its core work alone")
     ax.axvline(1, color=COLOURS["grey"], ls="--", lw=1)
     ax.set(xscale="log", yticks=range(len(stages)), yticklabels=[of["stage"] for of in stages])
-    ax.set(xlabel="in times of what it takes here: right of the line it takes longer", ylim=(len(stages) - 0.5, -0.5))
+    ax.set(
+        xlabel="in times of what it takes here: right of the line it takes longer",
+        ylim=(max(1, len(stages)) - 0.5, -0.5),
+    )
     fig.legend(loc="outside upper right", ncols=abreast(2))
     return fig

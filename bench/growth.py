@@ -174,9 +174,10 @@ def seconds_over_sizes(found: list[dict]) -> Figure:
     fig, ax = subplots(1, 1, figsize=(8, 4.5))
     for one, colour in zip(found, itertools.cycle(COLOURS.values()), strict=False):
         sizes, seconds = zip(*((row["n"], row["seconds"]) for row in one["rows"]), strict=True)
-        label = f"{one['step']} (exponent {one.get('exponent')})"
+        label = f"{one['step']}: {one['exponent']:.2f}"
         ax.plot(sizes, seconds, color=colour, marker=mark_of(colour), label=label)
     ax.set(xscale="log", yscale="log", xlabel="clips or captions", ylabel="seconds")
+    ax.set_title("With exponents between the two largest sizes")
     fig.legend(loc="outside upper right" if is_narrow() else "outside right upper")
     return fig
 

@@ -20,7 +20,7 @@ from ..base.profiles import Profile
 from .laboratory import Laboratory
 from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE, mean_with_interval
 from ..report.reader import Layout
-from ..report.style import COLOURS, abreast, styled, subplots
+from ..report.style import COLOURS, abreast, is_narrow, styled, subplots
 from ..report.tables import HOW_COMPARED, by_seed, compared, in_order, show_comparisons, source_videos
 from ..report.writers import Figure, Table, enumeration, in_short, interval, told_by_verdict
 from ..video.sampling import SAMPLERS
@@ -178,6 +178,8 @@ def _draw_kinds(ax: Axes, cells: pd.DataFrame, looks: list[str], kinds: list[str
     ax.set_xticks(range(len(kinds)), [f"{kind}\n{counts[kind]} clips" for kind in kinds])
     ax.xaxis.tick_top()
     ax.tick_params(length=0, labelsize=9)
+    if is_narrow():
+        ax.tick_params(axis="x", labelsize=7.5)  # four kinds beside each other, "appearance" among them
     ax.spines[:].set_visible(False)
     _rule_off(ax, looks)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUNGS', 'WISE', 'TITLES', 'SIZES', 'BATCH', 'MOST_EPOCHS', 'MOST_STEPS', 'LADDER_SEEDS', 'LADDER_CELL',
-           'VERDICTS_IN_WORDS', 'OF_LARGER_WORLD', 'LADDER', 'Rung', 'ladder_epochs', 'ladder_sizes', 'ladder_cells',
-           'rung_cells', 'ladder_layout', 'with_averages', 'table_asked', 'table_ladder', 'show_ladder',
+           'PUBLISHED_BAR', 'VERDICTS_IN_WORDS', 'OF_LARGER_WORLD', 'LADDER', 'Rung', 'ladder_epochs', 'ladder_sizes',
+           'ladder_cells', 'rung_cells', 'ladder_layout', 'with_averages', 'table_asked', 'table_ladder', 'show_ladder',
            'table_settings', 'table_calibration', 'show_numbers', 'plot_ladder', 'ladder_answer', 'ladder_gist',
            'ladder_notes', 'ladder_tables', 'ladder_figures']
 
@@ -399,6 +399,7 @@ def _shown(value: Any) -> str:
 
 # %% ../../nbs/labs/ladder.ipynb #078e36df
 _COLOUR_OF = ("blue", "orange", "green")
+PUBLISHED_BAR = dict(marker="|", ms=11, mew=2, zorder=4)  # as the figure of the answer marks what the study has
 
 
 def _panels(table: pd.DataFrame) -> tuple[list[str], list[tuple[int, str, pd.DataFrame]]]:
@@ -411,19 +412,18 @@ def _panels(table: pd.DataFrame) -> tuple[list[str], list[tuple[int, str, pd.Dat
 
 
 def _gains(ax: Axes, rungs: list[str], sizes: list[tuple[int, str, pd.DataFrame]]) -> None:
-    "A row a rung: what it adds with its interval for each number of clips, and a cross for the published setting."
+    "A row a rung: what it adds with its interval for each number of clips, and a bar for the published setting."
     for i, (n, colour, rows) in enumerate(sizes):
         beside = 0.22 * (i - (len(sizes) - 1) / 2) if n else 0.0
         places = np.array([rungs.index(rung) for rung in rows.index]) + beside
         label = f"{n} clips" if n else "no clips"
         dots_with_intervals(ax, _of_difference(rows), places, colour, label=label, ms=5, elinewidth=1.5)
         if "published difference" in rows:
-            ax.plot(rows["published difference"], places, ls="", marker="x", ms=5, color=colour)
-    ax.plot([], [], ls="", marker="x", color="black", label="rate and temperature as published")
+            ax.plot(rows["published difference"], places, ls="", **PUBLISHED_BAR, color=colour)
+    ax.plot([], [], ls="", **PUBLISHED_BAR, color="black", label="rate and temperature as published")
     numbered = [f"{rung}  {i}" for i, rung in enumerate(rungs, 1)]
     ax.set(yticks=range(len(rungs)), yticklabels=numbered, xlabel="points of text-to-video MRR (95 % interval)")
     ax.invert_yaxis()
-    ax.set_title("What a rung adds to zero-shot")
 
 
 def _gain_by_cost(ax: Axes, rungs: list[str], sizes: list[tuple[int, str, pd.DataFrame]]) -> None:
@@ -440,17 +440,26 @@ def _gain_by_cost(ax: Axes, rungs: list[str], sizes: list[tuple[int, str, pd.Dat
 
 # %% ../../nbs/labs/ladder.ipynb #800491a9
 @styled
-def plot_ladder(runs: pd.DataFrame) -> MatplotlibFigure:
-    "What every rung adds to zero-shot, by number of clips; and the same against what it costs."
+def plot_ladder(runs: pd.DataFrame, where: str = "") -> MatplotlibFigure:
+    """What every rung adds to zero-shot, by number of clips; and the same against what it costs.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        As `LADDER.load` gives them.
+    where : str
+        Of which clips, such as "in little light", for the title.
+    """
     table = table_ladder(runs)
     rungs, sizes = _panels(table)
     fig, (left, right) = subplots(1, 2, figsize=(10.5, 0.33 * len(rungs) + 1.6), width_ratios=[1.25, 1])
     left.axvline(0, color="black", ls="--", lw=1.2, zorder=1)
     right.axhline(0, color="black", ls="--", lw=1.2, zorder=1)
     _gains(left, rungs, sizes)
+    left.set_title(f"What a rung adds to zero-shot {where}".rstrip())
     _gain_by_cost(right, rungs, sizes)
     handles, labels = left.get_legend_handles_labels()
-    in_order = sorted(zip(handles, labels, strict=True), key=lambda of: "published" in of[1])  # the cross comes last
+    in_order = sorted(zip(handles, labels, strict=True), key=lambda of: "published" in of[1])  # the bar comes last
     fig.legend(*zip(*in_order, strict=True), loc="outside lower center", ncols=abreast(len(labels)))
     return fig
 
@@ -565,7 +574,7 @@ def ladder_tables(
 def ladder_figures(runs: pd.DataFrame, name: str = "ladder", where: str = "") -> list[Figure]:
     "Every rung against zero-shot; `where` ends the caption."
     caption = f"What each way to adapt adds to zero-shot in text-to-video MRR, and what it costs{where}."
-    return [Figure(name, caption, lambda: plot_ladder(runs))]
+    return [Figure(name, caption, lambda: plot_ladder(runs, where.lstrip(", ")))]
 
 
 LADDER = Laboratory(

@@ -361,7 +361,7 @@ def _panel(ax: Axes, title: str, rows: pd.DataFrame) -> None:
     for place, (loss, colour) in enumerate(DRAWN.items()):
         name = title_of(loss, LOSSES)
         if name in rows.index:
-            dots_with_intervals(ax, rows.loc[[name]], [place], colour, ms=7, elinewidth=2)
+            dots_with_intervals(ax, rows.loc[[name]], [place], colour, ms=5, elinewidth=2)
     ax.set_title(f"{title}\n(InfoNCE: MRR {rows.loc[title_of('infonce', LOSSES)].MRR:.1f})", fontsize=9)
     ax.set(yticks=range(len(DRAWN)), yticklabels=[title_of(loss, LOSSES) for loss in DRAWN])
     ax.set_ylim(len(DRAWN) - 0.5, -0.5)
@@ -383,6 +383,7 @@ def plot_losses(runs: pd.DataFrame) -> MatplotlibFigure:
         ax.set_visible(False)
     for ax, title in zip(axes.flat, titles, strict=False):
         _panel(ax, title, table.loc[title])
+        ax.tick_params(labelbottom=True)
     fig.supxlabel("points of MRR against InfoNCE (mean of both directions, 95 % interval)", fontsize=10)
     return fig
 

@@ -62,7 +62,7 @@ def _draw_curves(ax: Axes, runs: pd.DataFrame, of_study: list[dict]) -> None:
             values = np.maximum(np.array(runs[key].tolist(), dtype=float), FLOOR)  # (seeds, epochs)
             epochs = np.arange(1, values.shape[1] + 1)
             ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.22, lw=0)
-            ax.plot(epochs, values.mean(0), color=colour, lw=1.8)
+            ax.plot(epochs, values.mean(0), color=colour, lw=1.8, marker=mark_of(colour), ms=3.5)
 
 
 def _curves_of_study(phase: str, protocol: str, loss: str, other: str) -> list[dict]:
@@ -116,9 +116,11 @@ def _label_curves(axes: np.ndarray, rows: list[str], columns: list[str]) -> None
 
 
 def _curves_legend(fig: MatplotlibFigure, with_study: bool) -> None:
-    handles = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in CURVES.values()]
+    lines = [(name, dict(color=colour, lw=2, marker=mark_of(colour), ms=4)) for name, colour in CURVES.values()]
+    handles = [Line2D([], [], label=name, **line) for name, line in lines]
     if with_study:
-        handles.append(Line2D([], [], color=COLOURS["grey"], lw=0.8, ls="--", label="the study's own runs"))
+        label = "the study's own runs, in the same colours"
+        handles.append(Line2D([], [], color=COLOURS["grey"], lw=0.8, ls="--", label=label))
     fig.legend(handles=handles, loc="outside upper right", ncols=abreast(3))
 
 # %% ../../nbs/report/figures.ipynb #f1600002
@@ -199,6 +201,10 @@ def _by_loss(ax: Axes, runs: pd.DataFrame, rows: list[str], losses: list[str]) -
         _dots(ax, values.clip(lower=FLOOR), y, colour, alpha=0.75, clip_on=False)
         if (loss, strategy) in printed:
             ax.plot(printed[loss, strategy], y, "|", color=colour, ms=11, mew=2)
+    published = set(runs_with(runs, protocol="published").sampling) | {strategy for _, strategy in printed}
+    for y in [y for y, strategy in enumerate(rows) if strategy not in published]:
+        style = dict(color=COLOURS["grey"], ha="center", va="center", fontsize=8)
+        ax.text(0.5, y, "not under this protocol", transform=ax.get_yaxis_transform(), **style)
     log_axis(ax.xaxis)
     ax.set(
         title="The study's measure: alignment loss, low is good",
@@ -331,7 +337,6 @@ def _true_against_hardest(ax: Axes, cosines: np.ndarray) -> None:
     ax.axline((true.mean(), true.mean()), slope=1, color="black", lw=1, ls="--", zorder=0)
     ax.set(xlabel="cosine of the nearest wrong clip", ylabel="cosine of its own clip", aspect="equal")
     ax.set_title("Own clip against the nearest wrong one")
-    ax.legend(loc="lower right", fontsize=8, frameon=True, edgecolor="none", framealpha=0.9)
 
 # %% ../../nbs/report/figures.ipynb #a48408cf
 @styled
@@ -351,6 +356,7 @@ def plot_similarity(similarity: np.ndarray, title: str = "", shown: int = 60) ->
     fig, (left, right) = subplots(1, 2, figsize=(9, 3.9), width_ratios=[1.15, 1])
     _matrix(fig, left, cosines, shown, title)
     _true_against_hardest(right, cosines)
+    fig.legend(loc="outside upper right", ncols=abreast(2))
     return fig
 
 # %% ../../nbs/report/figures.ipynb #0e867c47
