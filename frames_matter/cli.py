@@ -13,6 +13,7 @@ __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'As
 
 # %% ../nbs/cli.ipynb #56a2e55e
 import ast
+import contextlib
 import io
 import os
 import re
@@ -709,8 +710,12 @@ def find(
 
 def _searched_profile(data: str) -> Profile:
     "Clips by their name; or those of a CSV, a folder or tars, built if need be."
-    is_given = os.path.exists(data) and not _is_name(data)
-    return _built_profile(data, "", "", {}) if is_given else get_profile(data)
+    if not os.path.exists(data):
+        return get_profile(data)
+    if _is_name(data):  # a folder may be called as the data set that was built of it
+        with contextlib.suppress(UserError):
+            return get_profile(data)
+    return _built_profile(data, "", "", {})
 
 
 def _note_on_page(profile: Profile, model: str) -> str:
@@ -805,8 +810,8 @@ def judge(
 
 # %% ../nbs/cli.ipynb #80e95298
 def _is_name(clips: str) -> bool:
-    "Whether it could be what a data set is called: a single word without a dot."
-    return Path(clips).parts == (Path(clips).stem,)
+    "Whether it could be what a data set is called: a single word without a dot or a slash."
+    return clips == Path(clips).stem
 
 
 def _built_profile(clips: str, name: str, like: str, overrides: dict[str, Any]) -> Profile:

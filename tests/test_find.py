@@ -93,6 +93,21 @@ def test_as_json_and_from_a_file(smoke, tmp_path, capsys):
     assert {"rank", "score", "clip_id", "path", "start", "end"} <= told[0]["hits"][0].keys()
 
 
+@pytest.mark.parametrize("given", ["films/", "./films", "films"])
+def test_a_folder_of_films_however_it_is_written(smoke, given, tmp_path, monkeypatch, capsys):
+    rows = load_manifest(smoke).iloc[:5]
+    monkeypatch.setenv("FRAMES_MATTER_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for row in rows.itertuples():
+        shutil.copy(row.path, folder)
+        (folder / f"{row.clip_id}.txt").write_text(row.caption)
+    for _ in range(2):  # built, and then known by the folder's name
+        assert run_command(["find", "a star", "--data", given, "--json"]) == 0
+        assert len(json.loads(capsys.readouterr().out)[0]["hits"]) == 5
+
+
 def test_a_page_has_its_pictures_inside_and_asks_nothing_of_others(smoke, tmp_path):
     found = find(["<script>alert(1)</script>"], smoke, top=2, progress=False)
     page = write_gallery(tmp_path / "page.html", ["<script>alert(1)</script>"], found, "smoke").read_text()

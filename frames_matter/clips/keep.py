@@ -96,7 +96,8 @@ def model_card(judgement: Judgement, way: Way | None, setting: Setting | None, n
         scores.append("Of training, on clips that it did not see; the model here was then trained on all of them:")
     scores += [of["Does training help"] for of in (tables, notes_of(judgement)) if "Does training help" in of]
     scores += [say_what_could_be_seen(judgement), advice(judgement)]
-    summary = f"A ViCLIP for finding video clips by sentences, adapted to the data set `{judgement.profile.name}`."
+    done = "adapted to" if way else "judged on"
+    summary = f"A ViCLIP for finding video clips by sentences, {done} the data set `{judgement.profile.name}`."
     sections = {
         "Data": [f"{n} clips of {films} films. Licence: {source_of(judgement.profile).licence}."],
         "Method": [
