@@ -205,6 +205,11 @@ def _told(ways: Mapping[str, Mapping[str, float]]) -> str:
     return ", ".join(f"{way} {row['times_ours']:.3g}" for way, row in ways.items() if way != OURS) or "–"
 
 
+def exponent_shown(exponent: float | None) -> str:
+    "An exponent in two digits; a dash where one size was measured, or nothing was seen."
+    return "–" if exponent is None else f"{exponent:.2f}"
+
+
 def _growth(steps: list[dict]) -> list[str]:
     "A table of how time and memory grow."
     if not steps:
@@ -216,7 +221,7 @@ def _growth(steps: list[dict]) -> list[str]:
         sizes = " / ".join(f"{row['n']:,}" for row in rows)
         seconds, added = (" / ".join(f"{row[of]:.2g}" for row in rows) for of in ("seconds", "added_gb"))
         exponents = [step.get(of) for of in ("exponent", "exponent_of_memory")]
-        told = ", ".join("–" if of is None else f"{of:.2f}" for of in exponents)
+        told = ", ".join(map(exponent_shown, exponents))
         lines.append(
             f"| {step['step']} | {sizes} {step['of']} | {seconds} | {added} | {told} | {step['mathematics']} |"
         )
@@ -231,9 +236,8 @@ def _circumstances(record: Mapping[str, Any]) -> str:
 
 def draw_figure(name: str, draw: Callable[[], Any]) -> None:
     "Draw a figure of the benchmarks for a page and for a telephone, in the report's style."
-    from frames_matter.report.site import (
-        draw_for_site,  # here, as benchmarks run where matplotlib is not installed, too
-    )
+    # here, as benchmarks run where matplotlib is not installed, too
+    from frames_matter.report.site import draw_for_site
     from frames_matter.report.style import styled
     from frames_matter.report.writers import Figure
 

@@ -26,7 +26,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from _measure import draw_figure, in_own_process, load, peak_gb, write_record
+from _measure import draw_figure, exponent_shown, in_own_process, load, peak_gb, write_record
 from _script import run_script
 from matplotlib.figure import Figure
 
@@ -174,7 +174,7 @@ def seconds_over_sizes(found: list[dict]) -> Figure:
     fig, ax = subplots(1, 1, figsize=(8, 4.5))
     for one, colour in zip(found, itertools.cycle(COLOURS.values()), strict=False):
         sizes, seconds = zip(*((row["n"], row["seconds"]) for row in one["rows"]), strict=True)
-        label = f"{one['step']}: {one['exponent']:.2f}"
+        label = f"{one['step']}: {exponent_shown(one.get('exponent'))}"
         ax.plot(sizes, seconds, color=colour, marker=mark_of(colour), label=label)
     ax.set(xscale="log", yscale="log", xlabel="clips or captions", ylabel="seconds")
     ax.set_title("With exponents between the two largest sizes")

@@ -13,7 +13,6 @@ __all__ = ['app', 'dataset_app', 'ProfileName', 'GivenProfile', 'Overrides', 'As
 
 # %% ../nbs/cli.ipynb #56a2e55e
 import ast
-import contextlib
 import io
 import os
 import re
@@ -40,6 +39,7 @@ from frames_matter.base.profiles import (
     FIELDS,
     OF_LESSONS,
     PROFILES,
+    WORLDS,
     Profile,
     data_dir,
     get_profile,
@@ -710,12 +710,8 @@ def find(
 
 def _searched_profile(data: str) -> Profile:
     "Clips by their name; or those of a CSV, a folder or tars, built if need be."
-    if not os.path.exists(data):
-        return get_profile(data)
-    if _is_name(data):  # a folder may be called as the data set that was built of it
-        with contextlib.suppress(UserError):
-            return get_profile(data)
-    return _built_profile(data, "", "", {})
+    is_known = data in {*PROFILES, *WORLDS, *registered()}  # a folder may be called as what was built of it
+    return _built_profile(data, "", "", {}) if os.path.exists(data) and not is_known else get_profile(data)
 
 
 def _note_on_page(profile: Profile, model: str) -> str:

@@ -193,7 +193,7 @@ def plot_frames(runs: pd.DataFrame) -> MatplotlibFigure:
     kinds = [k for k in KINDS.values() if k in table.index.get_level_values("kind")]
     looks = list(dict.fromkeys(table.index.get_level_values("look")))
     cells = table[table.index.get_level_values("kind").isin(kinds)]
-    most = len(kinds) if abreast(2) == 2 else 4  # beside each other; on a telephone the others stand below
+    most = abreast(len(kinds), on_a_telephone=4)  # the others stand below
     parts = [kinds[i : i + most] for i in range(0, len(kinds), most)]
     fig, axes = subplots(1, len(parts), squeeze=False, figsize=(0.9 * len(kinds) + 2.6, 0.42 * len(looks) + 1.1))
     for ax, part in zip(axes.flat, parts, strict=True):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUNGS', 'WISE', 'TITLES', 'SIZES', 'BATCH', 'MOST_EPOCHS', 'MOST_STEPS', 'LADDER_SEEDS', 'LADDER_CELL',
-           'PUBLISHED_BAR', 'VERDICTS_IN_WORDS', 'OF_LARGER_WORLD', 'LADDER', 'Rung', 'ladder_epochs', 'ladder_sizes',
-           'ladder_cells', 'rung_cells', 'ladder_layout', 'with_averages', 'table_asked', 'table_ladder', 'show_ladder',
+           'VERDICTS_IN_WORDS', 'OF_LARGER_WORLD', 'LADDER', 'Rung', 'ladder_epochs', 'ladder_sizes', 'ladder_cells',
+           'rung_cells', 'ladder_layout', 'with_averages', 'table_asked', 'table_ladder', 'show_ladder',
            'table_settings', 'table_calibration', 'show_numbers', 'plot_ladder', 'ladder_answer', 'ladder_gist',
            'ladder_notes', 'ladder_tables', 'ladder_figures']
 
@@ -27,7 +27,7 @@ from .tuning import FOLDS, PUBLISHED_SETTING
 from ..metrics.stats import BETTER, MARGIN, SAME, UNDECIDED, WORSE, mean_with_interval
 from ..model.catalogue import HEADS
 from ..report.reader import Layout
-from ..report.style import COLOURS, abreast, dots_with_intervals, log_axis, mark_of, styled, subplots
+from ..report.style import BAR, COLOURS, abreast, dots_with_intervals, log_axis, mark_of, styled, subplots
 from frames_matter.report.tables import (
     HOW_COMPARED,
     by_seed,
@@ -399,7 +399,6 @@ def _shown(value: Any) -> str:
 
 # %% ../../nbs/labs/ladder.ipynb #078e36df
 _COLOUR_OF = ("blue", "orange", "green")
-PUBLISHED_BAR = dict(marker="|", ms=11, mew=2, zorder=4)  # as the figure of the answer marks what the study has
 
 
 def _panels(table: pd.DataFrame) -> tuple[list[str], list[tuple[int, str, pd.DataFrame]]]:
@@ -419,8 +418,8 @@ def _gains(ax: Axes, rungs: list[str], sizes: list[tuple[int, str, pd.DataFrame]
         label = f"{n} clips" if n else "no clips"
         dots_with_intervals(ax, _of_difference(rows), places, colour, label=label, ms=5, elinewidth=1.5)
         if "published difference" in rows:
-            ax.plot(rows["published difference"], places, ls="", **PUBLISHED_BAR, color=colour)
-    ax.plot([], [], ls="", **PUBLISHED_BAR, color="black", label="rate and temperature as published")
+            ax.plot(rows["published difference"], places, **BAR, zorder=4, color=colour)
+    ax.plot([], [], **BAR, color="black", label="rate and temperature as published")
     numbered = [f"{rung}  {i}" for i, rung in enumerate(rungs, 1)]
     ax.set(yticks=range(len(rungs)), yticklabels=numbered, xlabel="points of text-to-video MRR (95 % interval)")
     ax.invert_yaxis()
@@ -572,9 +571,9 @@ def ladder_tables(
 
 
 def ladder_figures(runs: pd.DataFrame, name: str = "ladder", where: str = "") -> list[Figure]:
-    "Every rung against zero-shot; `where` ends the caption."
-    caption = f"What each way to adapt adds to zero-shot in text-to-video MRR, and what it costs{where}."
-    return [Figure(name, caption, lambda: plot_ladder(runs, where.lstrip(", ")))]
+    "Every rung against zero-shot; `where` ends title and caption."
+    caption = "What each way to adapt adds to zero-shot in text-to-video MRR, and what it costs"
+    return [Figure(name, f"{', '.join(filter(None, [caption, where]))}.", lambda: plot_ladder(runs, where))]
 
 
 LADDER = Laboratory(

@@ -51,5 +51,5 @@ SHIFTED_LADDER = Laboratory(
         title="What works with 40 clips where the model is not at home",
         whose=OF_DARK_WORLD,
     ),
-    figures=functools.partial(ladder_figures, name="shifted_ladder", where=", in a world of little light"),
+    figures=functools.partial(ladder_figures, name="shifted_ladder", where="in a world of little light"),
 )

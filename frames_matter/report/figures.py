@@ -28,7 +28,17 @@ from ..data.manifest import manifest_hash, read_manifest
 from ..data.sources import source_of
 from ..model.catalogue import HEADS, LOSSES
 from .reader import STUDY, as_runs, load_records, published
-from .style import COLOURS, abreast, empty_figure, is_narrow, log_axis, mark_of, styled, subplots
+from frames_matter.report.style import (
+    BAR,
+    COLOURS,
+    abreast,
+    empty_figure,
+    is_narrow,
+    log_axis,
+    mark_of,
+    styled,
+    subplots,
+)
 from frames_matter.report.tables import (
     FIRST,
     PROTOCOL_NAMES,
@@ -200,7 +210,7 @@ def _by_loss(ax: Axes, runs: pd.DataFrame, rows: list[str], losses: list[str]) -
         values = runs_with(runs, protocol="published", loss=loss, sampling=strategy).alignment_loss
         _dots(ax, values.clip(lower=FLOOR), y, colour, alpha=0.75, clip_on=False)
         if (loss, strategy) in printed:
-            ax.plot(printed[loss, strategy], y, "|", color=colour, ms=11, mew=2)
+            ax.plot(printed[loss, strategy], y, **BAR, color=colour)
     published = set(runs_with(runs, protocol="published").sampling) | {strategy for _, strategy in printed}
     for y in [y for y, strategy in enumerate(rows) if strategy not in published]:
         style = dict(color=COLOURS["grey"], ha="center", va="center", fontsize=8)
@@ -284,7 +294,7 @@ def _gap_panel(ax: Axes, runs: pd.DataFrame, protocol: str, rows: list[tuple[str
             _dots(ax, cell.get(metric, pd.Series(dtype=float)), y + beside, colour, size=6, alpha=0.8)
         if loss in printed:
             _, colour, beside = GAP_DOTS["cosine_gap_mean"]
-            ax.plot(printed[loss], y + beside, "|", color=colour, ms=13, mew=2)
+            ax.plot(printed[loss], y + beside, **BAR | dict(ms=13), color=colour)
     ax.axvline(0, color=COLOURS["grey"], lw=0.8, ls=":", zorder=0)
     ax.set(
         title=f"{protocol} protocol" + (" (bar = the study's value)" if printed else ""),

@@ -326,7 +326,7 @@ def write_site(
     texts["benchmarks"] = _benchmarks_page(pages)
     texts["index"] = _index_page(profile, told, first, findings, bool(texts["benchmarks"]))
     written = [_write(pages / f"{name}.qmd", text) for name, text in texts.items() if text]
-    of_bench = set(re.findall(r"\]\(figures/(bench-[a-z]+)\.svg\)", texts["benchmarks"]))
+    of_bench = set(re.findall(r"\]\(figures/(bench-.+?)(?:-narrow)?\.svg\)", texts["benchmarks"]))
     _forget(pages, {*texts, *BY_HAND}, drawn | of_bench)
     on_home = [first.replace("](figures/", "](results/figures/"), told, source_of(profile).notice]
     text = home.read_text(encoding="utf-8")

@@ -229,6 +229,7 @@ def _comes_with_package(strategy: Strategy) -> bool:
 
 
 def _small_frames(cache: FrameCache, path: str | Path, identity: str) -> np.ndarray:
+    "All frames of a clip in small, for a strategy that looks at them."
     return cache.get(_named(path, identity, small=SMALL_SIZE), lambda: read_small_frames(path))
 
 
